@@ -1,0 +1,212 @@
+"""How a version enters an environment: strategies, their steps, guardrails, approvals, freezes.
+
+A strategy is a list of steps, executed in order. A step is written as a mapping with one key (`- setWeight: 10`) and is
+one struct of the union `Step` here. The planner matches on the struct, so a new step is a type error wherever it is
+not yet handled.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from steersman.domain.spec.parts import Duration, Name, Part, Percent, Text
+
+ANALYSIS_DURATION_DEFAULT = timedelta(days=28)
+"""How long an analysis without `maxDuration` may look: four weeks, so that it always ends. `lint` asks for a value."""
+
+MARGIN_DEFAULT = 0.02
+"""Difference that still counts as equal, in the metric's own unit; .02 of AUC is what a day of a few hundred rows can
+tell apart within two weeks."""
+
+BLOCKS_MIN_DEFAULT = 5
+"""Fewest blocks (days) a verdict may rest on: rows of one day share their weather, so fewer say nothing."""
+
+
+class AnalysisMode(StrEnum):
+    """Which evidence an analysis compares."""
+
+    PAIRED = "paired"
+    """Both versions answered the same requests (needs a mirror before it)."""
+    SPLIT = "split"
+    """Each version answered its own share of the requests at the same time."""
+
+
+class OnInconclusive(StrEnum):
+    """What happens when `maxDuration` ends and the data cannot tell."""
+
+    PAUSE = "pause"
+    ROLLBACK = "rollback"
+    PROMOTE_WITHIN_MARGIN = "promoteWithinMargin"
+    """Go on if the estimate itself lies within the margin; recorded as such; tiers 0 and 1 only."""
+
+
+class Mirror(Part, frozen=True, kw_only=True, tag_field="step", tag="mirror"):
+    """Copy requests to the candidate; its answers are recorded, never returned."""
+
+    percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100
+    max_duration: Duration | None = None
+    """Stop copying after this time even if no analysis has ended; without it, until the release is promoted or ends."""
+
+
+class SetWeight(Part, frozen=True, kw_only=True, tag_field="step", tag="setWeight"):
+    """Let the candidate answer this share of the traffic. Written as a bare number: `- setWeight: 10`."""
+
+    weight_pct: Percent
+
+
+class Pause(Part, frozen=True, kw_only=True, tag_field="step", tag="pause"):
+    """Wait this long, guardrails watching; without a duration, until someone resumes."""
+
+    duration: Duration | None = None
+
+
+class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"):
+    """Judge the candidate against the stable version by blocks of evidence, and go on, roll back, or stop."""
+
+    metrics: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=20)]
+    mode: AnalysisMode = AnalysisMode.PAIRED
+    block: Duration = timedelta(days=1)
+    """What counts as one piece of evidence."""
+    blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
+    margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
+    """How much worse still counts as no worse, in the metric's own unit."""
+    alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
+    """Chance, over all looks together, of a wrong verdict about a candidate at the margin."""
+    critical: bool = False
+    """A failed critical analysis rolls back; a failed other one is recorded and the release pauses."""
+    max_duration: Duration | None = None
+    on_inconclusive: OnInconclusive | None = None
+
+    @property
+    def duration_max(self) -> timedelta:
+        """The time after which it ends inconclusive, declared or not."""
+        return ANALYSIS_DURATION_DEFAULT if self.max_duration is None else self.max_duration
+
+    @property
+    def when_inconclusive(self) -> OnInconclusive:
+        """What is done then; a person decides unless the document says otherwise."""
+        return self.on_inconclusive or OnInconclusive.PAUSE
+
+
+class Approval(Part, frozen=True, kw_only=True, tag_field="step", tag="approval"):
+    """Wait until people with this role agree, other than the one who opened the release."""
+
+    role: Name = "approver"
+    count: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+
+
+class Promote(Part, frozen=True, kw_only=True, tag_field="step", tag="promote"):
+    """Make the candidate the stable version; the previous one stays warm. The phase becomes Verifying."""
+
+
+class Bake(Part, frozen=True, kw_only=True, tag_field="step", tag="bake"):
+    """Keep judging after the promotion, against the replaced version; a failure rolls back."""
+
+    duration: Duration
+    metrics: Annotated[tuple[str, ...], msgspec.Meta(max_length=20)] = ()
+    margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
+    block: Duration = timedelta(days=1)
+    blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
+    alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
+
+
+Step = Mirror | SetWeight | Pause | Analysis | Approval | Promote | Bake
+
+Steps = Annotated[tuple[Step, ...], msgspec.Meta(min_length=1, max_length=50)]
+
+
+class Canary(Part, frozen=True, kw_only=True, tag_field="strategy", tag="canary"):
+    """Rising shares of real traffic, in the order of the steps."""
+
+    steps: Steps
+
+
+class Shadow(Part, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"):
+    """Judge on copies only, then switch all traffic at once. Its steps set no weight."""
+
+    steps: Steps
+
+
+class AllAtOnce(Part, frozen=True, kw_only=True, tag_field="strategy", tag="allAtOnce"):
+    """Switch all traffic at once when the candidate is ready."""
+
+    steps: Steps = (SetWeight(weight_pct=100), Promote())
+
+
+Strategy = Canary | Shadow | AllAtOnce
+
+
+class GuardrailName(StrEnum):
+    ERROR_RATE = "error-rate"
+    P50_LATENCY = "p50-latency"
+    P95_LATENCY = "p95-latency"
+    P99_LATENCY = "p99-latency"
+
+
+class Limit(Part, frozen=True, kw_only=True):
+    """A bound in words: `<= 0.1%` for a rate, `<= 250ms` for a time. Inside, a rate is a fraction in [0, 1]."""
+
+    operator: str
+    """`<=` or `<`."""
+    value: float
+    unit: str
+    """`fraction` or `ms`."""
+
+    def holds(self, measured: float) -> bool:
+        return measured < self.value if self.operator == "<" else measured <= self.value
+
+
+class Guardrail(Part, frozen=True, kw_only=True):
+    """A service level the candidate must keep while it answers: absolute (`limit`) or beside stable (`ratio`)."""
+
+    name: GuardrailName
+    limit: Limit | None = None
+    vs: str | None = None
+    """`stable`: compare with the version that answers the rest of the traffic at the same time."""
+    ratio: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] | None = None
+    critical: bool = False
+    """A violated critical guardrail rolls back at once; another one is recorded."""
+    requests_min: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 30
+    """Below this many requests the guardrail is inconclusive: 30 without an error bound the rate below 10 %."""
+
+
+class Approvals(Part, frozen=True, kw_only=True):
+    """Who must agree before a release of this environment starts."""
+
+    required: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+    roles: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=10)] = ("approver",)
+    expires: Duration = timedelta(days=7)
+    """An approval older than this when the release would go on no longer counts."""
+
+
+class Concurrency(StrEnum):
+    """What a new release does when one of the same model is still on its way."""
+
+    QUEUE = "queue"
+    SUPERSEDE = "supersede"
+    REJECT = "reject"
+
+
+class Freeze(Part, frozen=True, kw_only=True):
+    """A period in which no release starts or goes on. It never stops a rollback."""
+
+    starts_at: datetime
+    ends_at: datetime
+    reason: Text
+
+
+class EnvironmentPolicy(Part, frozen=True, kw_only=True):
+    """How versions of one model enter one environment."""
+
+    strategy: Strategy = AllAtOnce()
+    guardrails: Annotated[tuple[Guardrail, ...], msgspec.Meta(max_length=20)] = ()
+    approvals: Approvals | None = None
+    concurrency: Concurrency = Concurrency.QUEUE
+    progress_deadline: Duration = timedelta(minutes=30)
+    """Wall time a step may take to come about (a worker ready, a route applied) before the release is aborted. The
+    waits a step declares itself do not count."""
+    freeze: Annotated[tuple[Freeze, ...], msgspec.Meta(max_length=100)] = ()

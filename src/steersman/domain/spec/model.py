@@ -1,0 +1,179 @@
+"""The document `Model`: one governed asset, from where its versions come to what happens when it fails."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, EnvironmentPolicy
+from steersman.domain.spec.parts import Column, Duration, Metadata, Name, Part, Text
+from steersman.domain.spec.watching import Incidents, Monitor, Retrain
+
+
+class ModelType(StrEnum):
+    PREDICTOR = "predictor"
+    LLM_APP = "llm_app"
+
+
+class Capture(StrEnum):
+    """How an answered request reaches the inference log."""
+
+    ASYNC = "async"
+    """Written before the reply; survives the kill of any process, not a power cut."""
+    DURABLE = "durable"
+    """On disk before the reply; a full disk answers 503."""
+    OFF = "off"
+    """Not recorded; such a model cannot be judged or watched."""
+
+
+class Versions(Part, frozen=True, kw_only=True):
+    """Where versions come from: a registry of the installation, and the model's name there."""
+
+    registry: Name
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
+
+
+class Serving(Part, frozen=True, kw_only=True):
+    """How versions run and answer."""
+
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    idempotent: bool = False
+    """The same request may be asked twice: a failed replica's request is then repeated on another."""
+    sticky_by: Column | None = None
+    """Input column that decides which variant answers; without it the event id does."""
+    capture: Capture = Capture.ASYNC
+    keep_warm: Annotated[int, msgspec.Meta(ge=0, le=4)] = 1
+    """Previous versions kept running until the next promotion, so that a rollback takes seconds."""
+    deadline: Duration = timedelta(seconds=5)
+    """Wall time one request may take before the caller gets 504."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Numeric threads of each worker."""
+
+
+class GroundTruth(Part, frozen=True, kw_only=True):
+    """What turns out to be true, and when it is known."""
+
+    column: Column
+    key: Column = "event_id"
+    """What labels join on."""
+    horizon: Duration
+    """Event time after which a prediction counts as matured: its label has arrived or never will."""
+
+
+class Source(Part, frozen=True, kw_only=True):
+    """Code that trains: a directory, snapshotted by digest, or a commit of a repository."""
+
+    directory: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
+    git: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
+    commit: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+
+class TrainData(Part, frozen=True, kw_only=True):
+    """Which rows training may see."""
+
+    dataset: Name
+    until: Annotated[str, msgspec.Meta(max_length=40)] = "now"
+    """`now`: what has matured when the training starts; or a fixed moment, RFC 3339."""
+
+
+class Limits(Part, frozen=True, kw_only=True):
+    """What one training run may use."""
+
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=4_000_000)] = 4096
+    cpu: Duration | None = None
+    """Processor time; without it only the time-out bounds the run."""
+
+
+class Train(Part, frozen=True, kw_only=True):
+    """How a new version is made. This is code that runs on our side, so declaring it takes its own permission."""
+
+    source: Source
+    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=100)]
+    lock: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
+    """File of the source that pins what it needs."""
+    data: TrainData
+    timeout: Duration = timedelta(hours=1)
+    limits: Limits = Limits()
+
+
+class Holdout(Part, frozen=True, kw_only=True):
+    """Rows a version is judged on before any traffic: the latest matured ones, not used for its training."""
+
+    dataset: Name
+    last: Duration
+    excluded_from_training: bool = True
+
+
+class GateTest(StrEnum):
+    PAIRED = "paired"
+
+
+class PairedGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="paired"):
+    """No worse than production by more than `margin`, on the same rows, block by block, with an interval."""
+
+    metric: str
+    on: str = "holdout"
+    vs: str = "production"
+    test: GateTest = GateTest.PAIRED
+    block: Duration = timedelta(days=1)
+    blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
+    margin: Annotated[float, msgspec.Meta(ge=0.0)]
+    alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
+
+
+class DropGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="drop"):
+    """The metric over all rows is worse than production's by at most `maxDrop` (for a loss: higher by at most that)."""
+
+    metric: str
+    on: str = "holdout"
+    vs: str = "production"
+    max_drop: Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class FloorGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="floor"):
+    """The metric over all rows is at least `floor`; for metrics where higher is better."""
+
+    metric: str
+    on: str = "holdout"
+    floor: float
+
+
+class PolicyGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="policy"):
+    """An expression over `version` and `production` that must be true; an error is never a pass."""
+
+    policy: Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+
+
+Gate = PairedGate | DropGate | FloorGate | PolicyGate
+
+
+class ModelSpec(Part, frozen=True, kw_only=True):
+    """How a model is to live."""
+
+    type: ModelType = ModelType.PREDICTOR
+    purpose: Text = ""
+    tier: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
+    """Risk: 0 experiment, 1 ordinary, 2 important, 3 critical. From 2 on a person must approve a release."""
+    versions: Versions
+    serving: Serving = Serving()
+    ground_truth: GroundTruth | None = None
+    train: Train | None = None
+    holdout: Holdout | None = None
+    gates: Annotated[tuple[Gate, ...], msgspec.Meta(max_length=50)] = ()
+    environments: dict[Name, EnvironmentPolicy] = msgspec.field(default_factory=dict)
+    monitors: Annotated[tuple[Monitor, ...], msgspec.Meta(max_length=50)] = ()
+    incidents: Incidents = Incidents()
+    retrain: Retrain = Retrain()
+
+
+class Model(Part, frozen=True, kw_only=True):
+    """A governed asset: owner, purpose, tier, and its whole life."""
+
+    api_version: str = "steersman/v1"
+    kind: str = "Model"
+    metadata: Metadata
+    spec: ModelSpec
