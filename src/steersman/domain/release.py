@@ -1,0 +1,156 @@
+"""A release brings one version into one environment; its life is the tables in this module.
+
+What may follow what is data: the reconciler, the documentation and the console render the same rows, and a phase or a
+completion without a row fails at import. A release ends in exactly one completion; until bake and label horizon have
+passed it is Verifying and has none.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class Phase(StrEnum):
+    PENDING = "Pending"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    DEGRADED = "Degraded"
+    VERIFYING = "Verifying"
+    HEALTHY = "Healthy"
+
+
+class Completion(StrEnum):
+    PROMOTED = "Promoted"
+    FAST_PROMOTED = "FastPromoted"
+    ABORTED = "Aborted"
+    SUPERSEDED = "Superseded"
+    ROLLED_BACK = "RolledBack"
+    FAST_ROLLED_BACK = "FastRolledBack"
+
+
+PHASES: dict[Phase, str] = {
+    Phase.PENDING: "opened; gates are being evaluated, no request of production reaches the version",
+    Phase.PROGRESSING: "carrying out its steps",
+    Phase.PAUSED: "waiting for a person: an approval, a resume, or a decision on an inconclusive verdict",
+    Phase.DEGRADED: "failed; traffic goes back first, capacity second, status last",
+    Phase.VERIFYING: "promoted; bake and label horizon have not passed, the previous version stays warm",
+    Phase.HEALTHY: "finished",
+}
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.PENDING: frozenset({Phase.PROGRESSING, Phase.PAUSED, Phase.DEGRADED}),
+    Phase.PROGRESSING: frozenset({Phase.PAUSED, Phase.DEGRADED, Phase.VERIFYING}),
+    Phase.PAUSED: frozenset({Phase.PENDING, Phase.PROGRESSING, Phase.DEGRADED, Phase.VERIFYING}),
+    Phase.DEGRADED: frozenset({Phase.HEALTHY}),
+    Phase.VERIFYING: frozenset({Phase.DEGRADED, Phase.HEALTHY}),
+    Phase.HEALTHY: frozenset(),
+}
+
+COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
+    Completion.PROMOTED: (
+        frozenset({Phase.VERIFYING}),
+        "every step, the bake and the label horizon passed; the version is the environment's stable one",
+    ),
+    Completion.FAST_PROMOTED: (
+        frozenset({Phase.VERIFYING}),
+        "promoted by a person's `promote --full`, skipping analyses and pauses that were still to come",
+    ),
+    Completion.ABORTED: (
+        frozenset({Phase.DEGRADED}),
+        "stopped before the version answered a request of production: a gate, the shadow, a deadline or a person",
+    ),
+    Completion.SUPERSEDED: (frozenset({Phase.DEGRADED}), "a newer release of the same model and environment took its place"),
+    Completion.ROLLED_BACK: (
+        frozenset({Phase.DEGRADED}),
+        "stopped after the version had answered requests of production; the previous version answers again",
+    ),
+    Completion.FAST_ROLLED_BACK: (
+        frozenset({Phase.VERIFYING}),
+        "brought an earlier promoted version back by `rollback`, without gates and steps, which it had passed before",
+    ),
+}
+
+if set(PHASES) != set(Phase) or set(TRANSITIONS) != set(Phase) or set(COMPLETIONS) != set(Completion):
+    raise ImportError("a phase or completion has no row in the tables of steersman.domain.release")
+
+
+class IllegalTransition(ValueError):
+    """A planner asked for a change the tables do not allow; the release stays as it is."""
+
+
+class Opened(StrEnum):
+    """Who or what opened a release; `automated_share` counts the first two as the pipeline."""
+
+    REMEDY = "remedy"
+    COMMAND = "command"
+    ROLLBACK = "rollback"
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """A version in a role of a release: enough to deploy, route and name it."""
+
+    release: str
+    version: int
+    digest: str
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one release, re-read by every turn of the loop.
+
+    `previous` is what answered when this release was opened and what it goes back to. `step` indexes the strategy's
+    steps as they were when the release was opened (`document` is that revision's digest). `weight_pct` is the share
+    of requests its version is meant to answer. `row` counts writes: a writer that read an older row loses.
+    """
+
+    id: str
+    workspace: str
+    model: str
+    environment: str
+    number: int
+    version: int
+    digest: str
+    previous: Arm | None
+    document: str
+    phase: Phase
+    step: int = 0
+    step_started_at: datetime
+    weight_pct: float = 0.0
+    exposed: bool = False
+    opened: Opened
+    opened_at: datetime
+    opened_by: str
+    incident: str | None = None
+    promoted_at: datetime | None = None
+    closed_at: datetime | None = None
+    completion: Completion | None = None
+    ending: Completion | None = None
+    full: bool = False
+    resumes: Phase | None = None
+    because: str = ""
+    row: int = 0
+
+    @property
+    def arm(self) -> Arm:
+        return Arm(release=self.id, version=self.version, digest=self.digest)
+
+    @property
+    def active(self) -> bool:
+        """True until promoted or closed: at most one such release per model and environment."""
+        return self.completion is None and self.phase not in (Phase.VERIFYING, Phase.HEALTHY)
+
+
+def moved(release: Release, phase: Phase, *, at: datetime, because: str, **changes: object) -> Release:
+    """The release in another phase; raises IllegalTransition where TRANSITIONS has no such arrow."""
+    if phase not in TRANSITIONS[release.phase]:
+        raise IllegalTransition(f"release {release.id}: {release.phase} may not become {phase}")
+    return msgspec.structs.replace(release, phase=phase, step_started_at=at, because=because, **changes)
+
+
+def completed(release: Release, completion: Completion, *, at: datetime, because: str) -> Release:
+    """The release at its end; raises IllegalTransition where COMPLETIONS does not allow it from this phase."""
+    if release.completion is not None:
+        raise IllegalTransition(f"release {release.id} is already {release.completion}")
+    if release.phase not in COMPLETIONS[completion][0]:
+        raise IllegalTransition(f"release {release.id}: {release.phase} cannot complete as {completion}")
+    return msgspec.structs.replace(release, phase=Phase.HEALTHY, completion=completion, closed_at=at, because=because)

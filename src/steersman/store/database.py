@@ -1,0 +1,108 @@
+"""The control server's database: one connection pool, one writer, and the rule that a state change and its ledger entry
+commit together or not at all.
+
+Reading and writing both go through a `Transaction`. A write holds SQLite's lock from its first statement
+(``BEGIN IMMEDIATE``), so what it read cannot have changed before it commits. Durability is ``synchronous=FULL``: after
+`write()` returns, a power cut loses nothing of it. Steersman's own database runs on one machine here; PostgreSQL uses
+the same tables and statements.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from steersman.store import tables
+from steersman.store.transaction import Transaction
+
+
+class DatabaseTooNew(RuntimeError):
+    """The database was written by a newer Steersman; nothing was changed. Start the newer version instead."""
+
+
+def _wall() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """Opens (and on first use creates) a database.
+
+    `url` is SQLAlchemy's, e.g. ``sqlite:////var/lib/steersman/control.db``. `wall` gives the ledger's `recorded_at`.
+    """
+
+    def __init__(self, url: str, *, wall: Callable[[], datetime] = _wall) -> None:
+        self._wall = wall
+        self._writing = threading.Lock()
+        self._engine = sa.create_engine(url, pool_size=8, max_overflow=8) if ":memory:" not in url else _memory(url)
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        if self._sqlite:
+            sa.event.listen(self._engine, "connect", _configure_sqlite)
+        self._listeners: list[Callable[[], None]] = []
+        with self._engine.begin() as connection:
+            tables.metadata.create_all(connection)
+        with self.write() as tx:
+            found = tx.setting("schema")
+            if found is None:
+                tx.put_setting("schema", str(tables.SCHEMA_VERSION))
+            elif int(found) > tables.SCHEMA_VERSION:
+                raise DatabaseTooNew(
+                    f"the database has schema {found}, this Steersman knows {tables.SCHEMA_VERSION}: start the newer Steersman"
+                )
+
+    @classmethod
+    def at(cls, state: Path, *, wall: Callable[[], datetime] = _wall) -> "Store":
+        """The embedded database of a state directory."""
+        state.mkdir(parents=True, exist_ok=True)
+        return cls(f"sqlite:///{state / 'control.db'}", wall=wall)
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each commit that appended to the ledger; it must not block. A hint to look, nothing more."""
+        self._listeners.append(listener)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One consistent view; anything written through it is rolled back."""
+        with self._engine.connect() as connection:
+            if self._sqlite:
+                connection.exec_driver_sql("BEGIN")
+            yield Transaction(connection, self._wall)
+            connection.rollback()
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """All of it or nothing. Raises what the body raises, after rolling back."""
+        with self._writing, self._engine.connect() as connection:
+            if self._sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            tx = Transaction(connection, self._wall)
+            try:
+                yield tx
+            except BaseException:
+                connection.rollback()
+                raise
+            tx.flush_ledger()
+            connection.commit()
+        if tx.appended:
+            for listener in self._listeners:
+                listener()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _memory(url: str) -> sa.Engine:
+    """One shared connection: an in-memory database lives and dies with it."""
+    return sa.create_engine(url, poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False})
+
+
+def _configure_sqlite(connection: object, _record: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]  # transactions are begun by Store, not by the driver
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()

@@ -1,0 +1,595 @@
+"""Every question and every change the control server has for its database, as typed methods.
+
+The only SQL of the project stands here and in `tables`. Methods that change a record and could be raced take the record
+they read: the write is refused with `Stale` if somebody else wrote in between.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from steersman.domain.events import Event
+from steersman.domain.incident import Finding, Incident, IncidentState, Training
+from steersman.domain.operation import Operation, OperationState
+from steersman.domain.release import Release
+from steersman.domain.traffic import Challenger
+from steersman.domain.version import Version
+from steersman.store import tables as t
+from steersman.store.ledger_log import LedgerLog
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+class Stale(RuntimeError):
+    """Somebody else wrote the record since it was read. Read again and decide again; nothing was changed."""
+
+
+class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One revision of an applied document; `body` is its canonical JSON."""
+
+    kind: str
+    workspace: str
+    name: str
+    revision: int
+    digest: str
+    at: datetime
+    actor: str
+    body: str
+
+
+class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence about a release, an incident or a monitor: `body` is the verdict with its numbers."""
+
+    subject: str
+    kind: str
+    step: int
+    at: datetime
+    body: dict[str, Any]
+
+
+class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """One block of paired evidence: harm of `compared` against `reference` (digests), above 0 is worse."""
+
+    workspace: str
+    environment: str
+    model: str
+    reference: str
+    compared: str
+    metric: str
+    block: datetime
+    harm: float
+    value_reference: float
+    value_compared: float
+    n: int
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    release: str
+    step: int
+    actor: str
+    at: datetime
+    because: str
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version did in one closed, matured window; metrics carry their n. `profiles` is kept apart, as bytes."""
+
+    workspace: str
+    environment: str
+    model: str
+    digest: str
+    version: int
+    start: datetime
+    end: datetime
+    rows: int
+    labelled: int = 0
+    metrics: dict[str, float] = {}
+    drift: dict[str, float] = {}
+
+
+def _json(record: object) -> str:
+    return msgspec.json.encode(record).decode()
+
+
+class Transaction:
+    """One unit of reading and writing; made by `Store`."""
+
+    def __init__(self, connection: sa.Connection, wall: Callable[[], datetime]) -> None:
+        self._connection = connection
+        self._ledger = LedgerLog(connection, wall)
+
+    # --- plumbing
+
+    def _one(self, statement: Any, kind: type[Record]) -> Record | None:
+        row = self._connection.execute(statement).first()
+        return None if row is None else msgspec.json.decode(row[0], type=kind)
+
+    def _all(self, statement: Any, kind: type[Record]) -> list[Record]:
+        decoder = msgspec.json.Decoder(kind)
+        return [decoder.decode(row[0]) for row in self._connection.execute(statement)]
+
+    def _run(self, statement: Any) -> int:
+        return int(self._connection.execute(statement).rowcount)
+
+    # --- ledger
+
+    def append(self, event: Event) -> int:
+        """Record what happened, in this transaction; returns its index in the ledger."""
+        return self._ledger.append(event)
+
+    @property
+    def appended(self) -> int:
+        return self._ledger.appended
+
+    @property
+    def ledger(self) -> LedgerLog:
+        return self._ledger
+
+    def flush_ledger(self) -> None:
+        self._ledger.flush()
+
+    # --- settings of the installation
+
+    def setting(self, name: str) -> str | None:
+        return self._connection.scalar(sa.select(t.installation.c.value).where(t.installation.c.name == name))
+
+    def put_setting(self, name: str, value: str) -> None:
+        self._run(sa.delete(t.installation).where(t.installation.c.name == name))
+        self._run(sa.insert(t.installation).values(name=name, value=value))
+
+    # --- documents
+
+    def put_document(self, document: StoredDocument) -> None:
+        self._run(sa.insert(t.document).values(**_columns(document)))
+
+    def document(self, kind: str, workspace: str, name: str) -> StoredDocument | None:
+        """The newest revision."""
+        query = (
+            sa.select(t.document)
+            .where(t.document.c.kind == kind, t.document.c.workspace == workspace, t.document.c.name == name)
+            .order_by(t.document.c.revision.desc())
+            .limit(1)
+        )
+        row = self._connection.execute(query).mappings().first()
+        return None if row is None else _document(row)
+
+    def document_by_digest(self, digest: str) -> StoredDocument | None:
+        row = self._connection.execute(sa.select(t.document).where(t.document.c.digest == digest).limit(1)).mappings().first()
+        return None if row is None else _document(row)
+
+    def documents(self, kind: str) -> list[StoredDocument]:
+        """The newest revision of every document of a kind, by workspace and name."""
+        newest = (
+            sa.select(t.document.c.workspace, t.document.c.name, sa.func.max(t.document.c.revision).label("revision"))
+            .where(t.document.c.kind == kind)
+            .group_by(t.document.c.workspace, t.document.c.name)
+            .subquery()
+        )
+        query = (
+            sa.select(t.document)
+            .join(
+                newest,
+                (t.document.c.workspace == newest.c.workspace)
+                & (t.document.c.name == newest.c.name)
+                & (t.document.c.revision == newest.c.revision),
+            )
+            .where(t.document.c.kind == kind)
+            .order_by(t.document.c.workspace, t.document.c.name)
+        )
+        return [_document(row) for row in self._connection.execute(query).mappings()]
+
+    # --- versions
+
+    def put_version(self, version: Version) -> None:
+        where = (
+            (t.version.c.workspace == version.workspace)
+            & (t.version.c.model == version.model)
+            & (t.version.c.number == version.number)
+        )
+        self._run(sa.delete(t.version).where(where))
+        self._run(
+            sa.insert(t.version).values(
+                workspace=version.workspace,
+                model=version.model,
+                number=version.number,
+                digest=version.digest,
+                body=_json(version),
+            )
+        )
+
+    def version(self, workspace: str, model: str, number: int) -> Version | None:
+        query = sa.select(t.version.c.body).where(
+            t.version.c.workspace == workspace, t.version.c.model == model, t.version.c.number == number
+        )
+        return self._one(query, Version)
+
+    def versions(self, workspace: str, model: str) -> list[Version]:
+        query = (
+            sa.select(t.version.c.body)
+            .where(t.version.c.workspace == workspace, t.version.c.model == model)
+            .order_by(t.version.c.number)
+        )
+        return self._all(query, Version)
+
+    # --- releases
+
+    def add_release(self, release: Release) -> None:
+        self._run(sa.insert(t.release).values(id=release.id, **_release_columns(release)))
+
+    def save_release(self, before: Release, after: Release) -> Release:
+        """Write `after` if the row is still `before`; raises Stale otherwise."""
+        after = msgspec.structs.replace(after, row=before.row + 1)
+        changed = self._run(
+            sa.update(t.release)
+            .where(t.release.c.id == before.id, t.release.c.row == before.row)
+            .values(**_release_columns(after))
+        )
+        if changed != 1:
+            raise Stale(f"release {before.id} changed since it was read")
+        return after
+
+    def release(self, release_id: str) -> Release | None:
+        return self._one(sa.select(t.release.c.body).where(t.release.c.id == release_id), Release)
+
+    def releases(self, workspace: str | None = None, model: str | None = None, environment: str | None = None) -> list[Release]:
+        """Oldest first."""
+        query = sa.select(t.release.c.body).order_by(
+            t.release.c.workspace, t.release.c.model, t.release.c.environment, t.release.c.number
+        )
+        for column, value in (
+            (t.release.c.workspace, workspace),
+            (t.release.c.model, model),
+            (t.release.c.environment, environment),
+        ):
+            if value is not None:
+                query = query.where(column == value)
+        return self._all(query, Release)
+
+    # --- evidence
+
+    def add_verdict(self, verdict: StoredVerdict) -> None:
+        self._run(
+            sa.insert(t.verdict).values(
+                subject=verdict.subject,
+                kind=verdict.kind,
+                step=verdict.step,
+                at=verdict.at.isoformat(),
+                body=_json(verdict),
+            )
+        )
+
+    def verdicts(self, subject: str, kind: str | None = None) -> list[StoredVerdict]:
+        query = sa.select(t.verdict.c.body).where(t.verdict.c.subject == subject).order_by(t.verdict.c.id)
+        if kind is not None:
+            query = query.where(t.verdict.c.kind == kind)
+        return self._all(query, StoredVerdict)
+
+    def add_approval(self, approval: Approval) -> None:
+        self._run(sa.insert(t.approval).values(**_columns(approval)))
+
+    def approvals(self, release: str) -> list[Approval]:
+        query = sa.select(t.approval).where(t.approval.c.release == release).order_by(t.approval.c.id)
+        return [
+            Approval(
+                release=row["release"],
+                step=row["step"],
+                actor=row["actor"],
+                at=datetime.fromisoformat(row["at"]),
+                because=row["because"],
+            )
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    def add_pair_block(self, block: PairBlock) -> None:
+        self._run(sa.insert(t.pair_block).values(**_columns(block)))
+
+    def pair_blocks(
+        self, workspace: str, environment: str, model: str, *, reference: str, compared: str, metric: str, since: datetime
+    ) -> list[PairBlock]:
+        """Blocks that began at or after `since`, oldest first."""
+        query = (
+            sa.select(t.pair_block)
+            .where(
+                t.pair_block.c.workspace == workspace,
+                t.pair_block.c.environment == environment,
+                t.pair_block.c.model == model,
+                t.pair_block.c.reference == reference,
+                t.pair_block.c.compared == compared,
+                t.pair_block.c.metric == metric,
+                t.pair_block.c.block >= since.isoformat(),
+            )
+            .order_by(t.pair_block.c.block)
+        )
+        return [
+            PairBlock(**{**row, "block": datetime.fromisoformat(row["block"])})
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    def add_window(self, window: Window, profiles: bytes) -> None:
+        self._run(
+            sa.insert(t.window).values(
+                workspace=window.workspace,
+                environment=window.environment,
+                model=window.model,
+                digest=window.digest,
+                version=window.version,
+                start=window.start.isoformat(),
+                body=_json(window),
+                profiles=profiles,
+            )
+        )
+
+    def windows(self, workspace: str, environment: str, model: str, *, digest: str | None = None) -> list[Window]:
+        query = (
+            sa.select(t.window.c.body)
+            .where(t.window.c.workspace == workspace, t.window.c.environment == environment, t.window.c.model == model)
+            .order_by(t.window.c.start)
+        )
+        if digest is not None:
+            query = query.where(t.window.c.digest == digest)
+        return self._all(query, Window)
+
+    def profiles(self, workspace: str, environment: str, model: str, digest: str, start: datetime) -> bytes | None:
+        return self._connection.scalar(
+            sa.select(t.window.c.profiles).where(
+                t.window.c.workspace == workspace,
+                t.window.c.environment == environment,
+                t.window.c.model == model,
+                t.window.c.digest == digest,
+                t.window.c.start == start.isoformat(),
+            )
+        )
+
+    # --- operations
+
+    def add_operation(self, operation: Operation) -> bool:
+        """False if the key was asked for before: the row that is there stands."""
+        if self._connection.scalar(sa.select(t.operation.c.id).where(t.operation.c.key == operation.key)) is not None:
+            return False
+        self._run(sa.insert(t.operation).values(id=operation.id, key=operation.key, **_operation_columns(operation)))
+        return True
+
+    def operation(self, key: str) -> Operation | None:
+        return self._one(sa.select(t.operation.c.body).where(t.operation.c.key == key), Operation)
+
+    def open_operations(self) -> list[Operation]:
+        """Intended or running, in the order they were asked for."""
+        query = (
+            sa.select(t.operation.c.body)
+            .where(t.operation.c.state.in_([OperationState.INTENDED, OperationState.RUNNING]))
+            .order_by(t.operation.c.seq)
+        )
+        return self._all(query, Operation)
+
+    def claim(self, operation: Operation, *, owner: str, now_s: float, lease_s: float) -> Operation | None:
+        """Take an operation whose lease is free or over; None when somebody else holds it. `now_s` is wall time."""
+        current = self.operation(operation.key)
+        if current is None or current.state.ended or current.not_before > now_s:
+            return None
+        if current.lease_owner not in (None, owner) and current.lease_until > now_s:
+            return None
+        claimed = msgspec.structs.replace(
+            current, lease_owner=owner, lease_until=now_s + lease_s, epoch=current.epoch + 1, state=OperationState.RUNNING
+        )
+        self._run(sa.update(t.operation).where(t.operation.c.id == claimed.id).values(**_operation_columns(claimed)))
+        return claimed
+
+    def save_operation(self, operation: Operation) -> None:
+        """Write a result; raises Stale when the operation was claimed again under a newer epoch."""
+        changed = self._run(
+            sa.update(t.operation)
+            .where(t.operation.c.id == operation.id, t.operation.c.epoch == operation.epoch)
+            .values(**_operation_columns(operation))
+        )
+        if changed != 1:
+            raise Stale(f"operation {operation.key} was claimed by another process")
+
+    # --- findings, incidents, trainings
+
+    def add_finding(self, finding: Finding) -> None:
+        self._run(
+            sa.insert(t.finding).values(
+                id=finding.id,
+                workspace=finding.workspace,
+                model=finding.model,
+                environment=finding.environment,
+                incident=finding.incident,
+                body=_json(finding),
+            )
+        )
+
+    def findings(self, workspace: str, model: str) -> list[Finding]:
+        query = (
+            sa.select(t.finding.c.body)
+            .where(t.finding.c.workspace == workspace, t.finding.c.model == model)
+            .order_by(t.finding.c.seq)
+        )
+        return self._all(query, Finding)
+
+    def add_incident(self, incident: Incident) -> None:
+        self._run(sa.insert(t.incident).values(id=incident.id, **_incident_columns(incident)))
+
+    def save_incident(self, before: Incident, after: Incident) -> Incident:
+        after = msgspec.structs.replace(after, row=before.row + 1)
+        changed = self._run(
+            sa.update(t.incident)
+            .where(t.incident.c.id == before.id, t.incident.c.row == before.row)
+            .values(**_incident_columns(after))
+        )
+        if changed != 1:
+            raise Stale(f"incident {before.id} changed since it was read")
+        return after
+
+    def incident(self, incident_id: str) -> Incident | None:
+        return self._one(sa.select(t.incident.c.body).where(t.incident.c.id == incident_id), Incident)
+
+    def incidents(self, workspace: str | None = None, model: str | None = None, *, open_only: bool = False) -> list[Incident]:
+        query = sa.select(t.incident.c.body).order_by(t.incident.c.seq)
+        if workspace is not None:
+            query = query.where(t.incident.c.workspace == workspace)
+        if model is not None:
+            query = query.where(t.incident.c.model == model)
+        if open_only:
+            query = query.where(t.incident.c.state != IncidentState.CLOSED)
+        return self._all(query, Incident)
+
+    def add_training(self, training: Training) -> None:
+        self._run(sa.insert(t.training).values(id=training.id, **_training_columns(training)))
+
+    def save_training(self, training: Training) -> None:
+        self._run(sa.update(t.training).where(t.training.c.id == training.id).values(**_training_columns(training)))
+
+    def training(self, training_id: str) -> Training | None:
+        return self._one(sa.select(t.training.c.body).where(t.training.c.id == training_id), Training)
+
+    def trainings(self, workspace: str, model: str) -> list[Training]:
+        query = (
+            sa.select(t.training.c.body)
+            .where(t.training.c.workspace == workspace, t.training.c.model == model)
+            .order_by(t.training.c.seq)
+        )
+        return self._all(query, Training)
+
+    # --- challengers, routes, monitors, aliases
+
+    def put_challenger(self, challenger: Challenger) -> None:
+        where = (
+            (t.challenger.c.workspace == challenger.workspace)
+            & (t.challenger.c.model == challenger.model)
+            & (t.challenger.c.environment == challenger.environment)
+        )
+        self._run(sa.delete(t.challenger).where(where))
+        self._run(
+            sa.insert(t.challenger).values(
+                workspace=challenger.workspace,
+                model=challenger.model,
+                environment=challenger.environment,
+                body=_json(challenger),
+            )
+        )
+
+    def drop_challenger(self, workspace: str, model: str, environment: str) -> None:
+        self._run(
+            sa.delete(t.challenger).where(
+                t.challenger.c.workspace == workspace,
+                t.challenger.c.model == model,
+                t.challenger.c.environment == environment,
+            )
+        )
+
+    def challenger(self, workspace: str, model: str, environment: str) -> Challenger | None:
+        query = sa.select(t.challenger.c.body).where(
+            t.challenger.c.workspace == workspace,
+            t.challenger.c.model == model,
+            t.challenger.c.environment == environment,
+        )
+        return self._one(query, Challenger)
+
+    def add_route(self, generation: int, at: datetime, body: str) -> None:
+        self._run(sa.insert(t.route).values(generation=generation, at=at.isoformat(), body=body))
+
+    def newest_route(self) -> tuple[int, str] | None:
+        """The newest generation and the configuration it stands for."""
+        row = self._connection.execute(
+            sa.select(t.route.c.generation, t.route.c.body).order_by(t.route.c.generation.desc()).limit(1)
+        ).first()
+        return None if row is None else (int(row[0]), str(row[1]))
+
+    def monitor_state(self, workspace: str, model: str, environment: str, monitor: str, kind: type[Record]) -> Record | None:
+        query = sa.select(t.monitor_state.c.body).where(
+            t.monitor_state.c.workspace == workspace,
+            t.monitor_state.c.model == model,
+            t.monitor_state.c.environment == environment,
+            t.monitor_state.c.monitor == monitor,
+        )
+        return self._one(query, kind)
+
+    def put_monitor_state(self, workspace: str, model: str, environment: str, monitor: str, state: msgspec.Struct) -> None:
+        values = {"workspace": workspace, "model": model, "environment": environment, "monitor": monitor}
+        where = sa.and_(*(t.monitor_state.c[name] == value for name, value in values.items()))
+        self._run(sa.delete(t.monitor_state).where(where))
+        self._run(sa.insert(t.monitor_state).values(**values, body=_json(state)))
+
+    def observed_aliases(self, workspace: str, model: str) -> dict[str, int]:
+        query = sa.select(t.observed_alias.c.alias, t.observed_alias.c.number).where(
+            t.observed_alias.c.workspace == workspace, t.observed_alias.c.model == model
+        )
+        return {str(alias): int(number) for alias, number in self._connection.execute(query)}
+
+    def put_observed_alias(self, workspace: str, model: str, alias: str, number: int) -> None:
+        values = {"workspace": workspace, "model": model, "alias": alias}
+        where = sa.and_(*(t.observed_alias.c[name] == value for name, value in values.items()))
+        self._run(sa.delete(t.observed_alias).where(where))
+        self._run(sa.insert(t.observed_alias).values(**values, number=number))
+
+
+def _columns(record: msgspec.Struct) -> dict[str, Any]:
+    values = msgspec.structs.asdict(record)
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _document(row: Any) -> StoredDocument:
+    values = {name: row[name] for name in ("kind", "workspace", "name", "revision", "digest", "actor", "body")}
+    return StoredDocument(**values, at=datetime.fromisoformat(row["at"]))
+
+
+def _release_columns(release: Release) -> dict[str, Any]:
+    return {
+        "workspace": release.workspace,
+        "model": release.model,
+        "environment": release.environment,
+        "number": release.number,
+        "version": release.version,
+        "phase": release.phase,
+        "completion": release.completion,
+        "active": release.active,
+        "row": release.row,
+        "body": _json(release),
+    }
+
+
+def _operation_columns(operation: Operation) -> dict[str, Any]:
+    return {
+        "kind": operation.kind,
+        "state": operation.state,
+        "epoch": operation.epoch,
+        "lease_until": operation.lease_until,
+        "not_before": operation.not_before,
+        "body": _json(operation),
+    }
+
+
+def _incident_columns(incident: Incident) -> dict[str, Any]:
+    return {
+        "workspace": incident.workspace,
+        "model": incident.model,
+        "environment": incident.environment,
+        "kind": incident.kind,
+        "state": incident.state,
+        "row": incident.row,
+        "body": _json(incident),
+    }
+
+
+def _training_columns(training: Training) -> dict[str, Any]:
+    return {
+        "workspace": training.workspace,
+        "model": training.model,
+        "environment": training.environment,
+        "outcome": training.outcome,
+        "body": _json(training),
+    }
+
+
+__all__: Sequence[str] = (
+    "Approval",
+    "PairBlock",
+    "Stale",
+    "StoredDocument",
+    "StoredVerdict",
+    "Transaction",
+    "Window",
+)
