@@ -6,22 +6,16 @@ plugin stands behind which port. Every port has a conformance suite in `steersma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from steersman.domain.version import Column, Format
+
 # --- Registry: where versions come from ------------------------------------------------------------------------------
-
-
-class SignatureColumn(msgspec.Struct, frozen=True, kw_only=True):
-    """One input column a version declares; `type` is MLflow's word for it: `double`, `long`, `string`, …"""
-
-    name: str
-    type: str
-    required: bool = True
 
 
 class RegisteredVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,36 +38,16 @@ class RegisteredVersion(msgspec.Struct, frozen=True, kw_only=True):
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker must know to load a version: the format, the file inside the tree, and the columns it takes.
 
-    `format` is `lightgbm`, `xgboost`, `onnx`, `skops`, `pickle` or `pyfunc`; the last two carry code.
-    `file` is a posix path relative to the tree, `.` where the whole tree is the model.
+    `file` is a posix path relative to the tree, `.` where the whole tree is the model. `params` are those of the
+    training, as its author logged them; `metadata` is what else the registry knows (flavour, library version).
     """
 
-    format: str
+    format: Format
     file: str
-    signature: Sequence[SignatureColumn] = ()
-    output: str = ""
+    signature: tuple[Column, ...] = ()
+    output: str = "score"
     params: Mapping[str, str] = {}
     metadata: Mapping[str, str] = {}
-
-
-class RegistryError(Exception):
-    """A registry cannot do what was asked; the text names the next step."""
-
-
-class UnknownRegistered(RegistryError):  # noqa: N818 - what it says is what the caller asked for
-    """No such name, version or alias; the text lists what exists."""
-
-
-class RegistryUnavailable(RegistryError):  # noqa: N818
-    """The registry does not answer, or answers with a failure of its own; asking again later may help."""
-
-
-class RegistryRefused(RegistryError):  # noqa: N818
-    """The registry understood and refuses: identity, permission, or the guard of a governed version."""
-
-
-class MalformedVersion(RegistryError):  # noqa: N818
-    """The version's files are not a model Steersman can describe, or are unsafe to copy (links, paths that leave)."""
 
 
 @runtime_checkable
@@ -81,11 +55,13 @@ class Registry(Protocol):
     """Where registered versions come from. Every method is blocking and bounded by the plugin's time-outs.
 
     Numbers are positive integers in the order of registration. An alias is a projection of a release, written for
-    other readers; nothing in Steersman follows one.
+    other readers; nothing in Steersman follows one. Errors are those of `steersman.domain.errors`: `NotFound` (the
+    message lists what exists), `Unavailable`, `NotAllowed`, `NotSupported` (nothing here can load it), `BadRequest`
+    (the files are malformed or unsafe to copy), `LimitReached`.
     """
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """All versions of `name`, oldest first. Raises `UnknownRegistered` when the name is not registered."""
+        """All versions of `name`, oldest first. Raises `NotFound` when the name is not registered."""
         ...
 
     def describe(self, name: str, number: int) -> Description:
@@ -108,7 +84,7 @@ class Registry(Protocol):
         ...
 
     def check(self) -> str:
-        """One line saying what answers (product and version). Raises `RegistryUnavailable` when nothing does."""
+        """One line saying what answers (product and version). Raises `Unavailable` when nothing does."""
         ...
 
 
