@@ -20,6 +20,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steersman.domain.spec import OnInconclusive
 from steersman.domain.verdicts import NUnit, Outcome, Verdict
 from steersman.stats.performance import BlockDifferences
 from steersman.stats.sequences import (
@@ -39,14 +40,6 @@ identical versions, or a metric that rarely moves) would otherwise give an inter
 
 TIER_PROMOTE_WITHIN_MARGIN_MAX = 1
 """Highest risk tier in which an undecided candidate may be promoted; above it a person decides."""
-
-
-class InconclusivePolicy(StrEnum):
-    """What `onInconclusive` says."""
-
-    PAUSE = "pause"
-    ROLLBACK = "rollback"
-    PROMOTE_WITHIN_MARGIN = "promoteWithinMargin"
 
 
 class SettlementAction(StrEnum):
@@ -261,7 +254,7 @@ def judge_together(verdicts: Sequence[Verdict]) -> Verdict:
 def settle_inconclusive(
     verdict: Verdict,
     *,
-    policy: InconclusivePolicy,
+    policy: OnInconclusive,
     tier: int,
     elapsed: timedelta,
     max_duration: timedelta,
@@ -281,11 +274,11 @@ def settle_inconclusive(
         )
     over = f"undecided after {_days(max_duration)} ({verdict.because})"
     match policy:
-        case InconclusivePolicy.PAUSE:
+        case OnInconclusive.PAUSE:
             return Settlement(action=SettlementAction.PAUSE, because=f"{over}; onInconclusive is pause")
-        case InconclusivePolicy.ROLLBACK:
+        case OnInconclusive.ROLLBACK:
             return Settlement(action=SettlementAction.ROLLBACK, because=f"{over}; onInconclusive is rollback")
-        case InconclusivePolicy.PROMOTE_WITHIN_MARGIN:
+        case OnInconclusive.PROMOTE_WITHIN_MARGIN:
             return _promote_within_margin(verdict, tier=tier, over=over, blocks_min=blocks_min)
 
 

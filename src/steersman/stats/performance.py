@@ -11,29 +11,24 @@ that reaches this place is a join gone wrong.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steersman.domain.metrics import METRICS as DIRECTIONS
+from steersman.domain.metrics import Direction, harm
+
 Floats = NDArray[np.float64]
 
 THRESHOLD = 0.5
-"""Score from which a row counts as predicted positive in `accuracy`, `error_rate` and `f1`."""
+"""Score from which a row counts as predicted positive in `accuracy`, `precision`, `recall` and `f1`."""
 
 CALIBRATION_BINS = 10
 """Equal-width bins of the expected calibration error (Guo et al. 2017 use 10 to 15)."""
 
 BLOCK_ROWS_MIN = 30
 """Fewest labelled rows of a block that counts as evidence: the daily AUC of fewer rows is mostly noise."""
-
-
-class Direction(StrEnum):
-    """Which way a metric is good."""
-
-    LOWER_IS_BETTER = "lower_is_better"
-    HIGHER_IS_BETTER = "higher_is_better"
 
 
 Task = Literal["binary", "regression"]
@@ -44,15 +39,14 @@ class Metric:
     """A performance metric: `of(scores, labels)` over checked arrays of one length, at least one row."""
 
     name: str
-    direction: Direction
     task: Task
     of: Callable[[Floats, Floats], float]
     needs_both_classes: bool = False  # undefined where all labels are equal
 
-    def harm(self, candidate: float, reference: float) -> float:
-        """Candidate against reference, above zero where the candidate is worse."""
-        difference = candidate - reference
-        return difference if self.direction is Direction.LOWER_IS_BETTER else -difference
+    @property
+    def direction(self) -> Direction:
+        """Which way it is good; the documents' vocabulary says so."""
+        return DIRECTIONS[self.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,20 +101,28 @@ def _roc_auc(scores: Floats, labels: Floats) -> float:
     return (rank_sum - n_positive * (n_positive + 1) / 2.0) / (n_positive * n_negative)
 
 
-def _error_rate(scores: Floats, labels: Floats) -> float:
-    return float(np.mean((scores >= THRESHOLD) != (labels == 1.0)))
-
-
 def _accuracy(scores: Floats, labels: Floats) -> float:
-    return 1.0 - _error_rate(scores, labels)
+    return float(np.mean((scores >= THRESHOLD) == (labels == 1.0)))
+
+
+def _precision(scores: Floats, labels: Floats) -> float:
+    return _share(_hits(scores, labels), int(np.count_nonzero(scores >= THRESHOLD)))
+
+
+def _recall(scores: Floats, labels: Floats) -> float:
+    return _share(_hits(scores, labels), int(np.count_nonzero(labels)))
 
 
 def _f1(scores: Floats, labels: Floats) -> float:
-    predicted = scores >= THRESHOLD
-    actual = labels == 1.0
-    hits = int(np.count_nonzero(predicted & actual))
-    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(actual))
-    return 2.0 * hits / total if total else 0.0
+    return _share(2 * _hits(scores, labels), int(np.count_nonzero(scores >= THRESHOLD)) + int(np.count_nonzero(labels)))
+
+
+def _hits(scores: Floats, labels: Floats) -> int:
+    return int(np.count_nonzero((scores >= THRESHOLD) & (labels == 1.0)))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0  # nothing predicted positive: no precision, as in scikit-learn
 
 
 def _calibration_error(scores: Floats, labels: Floats) -> float:
@@ -137,23 +139,22 @@ def _mae(scores: Floats, labels: Floats) -> float:
     return float(np.mean(np.abs(scores - labels)))
 
 
-_LOWER, _HIGHER = Direction.LOWER_IS_BETTER, Direction.HIGHER_IS_BETTER
-
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(name="log_loss", direction=_LOWER, task="binary", of=_log_loss),
-        Metric(name="brier", direction=_LOWER, task="binary", of=_brier),
-        Metric(name="roc_auc", direction=_HIGHER, task="binary", of=_roc_auc, needs_both_classes=True),
-        Metric(name="accuracy", direction=_HIGHER, task="binary", of=_accuracy),
-        Metric(name="error_rate", direction=_LOWER, task="binary", of=_error_rate),
-        Metric(name="f1", direction=_HIGHER, task="binary", of=_f1, needs_both_classes=True),
-        Metric(name="calibration_error", direction=_LOWER, task="binary", of=_calibration_error),
-        Metric(name="rmse", direction=_LOWER, task="regression", of=_rmse),
-        Metric(name="mae", direction=_LOWER, task="regression", of=_mae),
+        Metric(name="log_loss", task="binary", of=_log_loss),
+        Metric(name="brier", task="binary", of=_brier),
+        Metric(name="roc_auc", task="binary", of=_roc_auc, needs_both_classes=True),
+        Metric(name="accuracy", task="binary", of=_accuracy),
+        Metric(name="precision", task="binary", of=_precision),
+        Metric(name="recall", task="binary", of=_recall, needs_both_classes=True),
+        Metric(name="f1", task="binary", of=_f1, needs_both_classes=True),
+        Metric(name="calibration_error", task="binary", of=_calibration_error),
+        Metric(name="rmse", task="regression", of=_rmse),
+        Metric(name="mae", task="regression", of=_mae),
     )
 }
-"""Every metric a document may name."""
+"""Every metric of a document that needs labels; request errors and latency are guardrails (`decide.judging`)."""
 
 
 def metric_named(name: str) -> Metric:
@@ -218,7 +219,7 @@ def paired_blocks(
             continue
         of_candidate = chosen.of(candidate[rows], truth[rows])
         of_reference = chosen.of(reference[rows], truth[rows])
-        kept.append((name, chosen.harm(of_candidate, of_reference), of_candidate, of_reference, size))
+        kept.append((name, harm(metric, of_candidate - of_reference), of_candidate, of_reference, size))
     return BlockDifferences(
         metric=metric,
         blocks=tuple(row[0] for row in kept),
