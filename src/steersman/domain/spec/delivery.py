@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from steersman.domain.spec.parts import Duration, Name, Part, Percent, Text
+from steersman.domain.spec.parts import Duration, Metric, Name, Part, Percent, Text
 
 ANALYSIS_DURATION_DEFAULT = timedelta(days=28)
 """How long an analysis without `maxDuration` may look: four weeks, so that it always ends. `lint` asks for a value."""
@@ -67,7 +67,7 @@ class Pause(Part, frozen=True, kw_only=True, tag_field="step", tag="pause"):
 class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"):
     """Judge the candidate against the stable version by blocks of evidence, and go on, roll back, or stop."""
 
-    metrics: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=20)]
+    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(min_length=1, max_length=20)]
     mode: AnalysisMode = AnalysisMode.PAIRED
     block: Duration = timedelta(days=1)
     """What counts as one piece of evidence."""
@@ -107,7 +107,7 @@ class Bake(Part, frozen=True, kw_only=True, tag_field="step", tag="bake"):
     """Keep judging after the promotion, against the replaced version; a failure rolls back."""
 
     duration: Duration
-    metrics: Annotated[tuple[str, ...], msgspec.Meta(max_length=20)] = ()
+    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(max_length=20)] = ()
     margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
     block: Duration = timedelta(days=1)
     blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, EnvironmentPolicy
-from steersman.domain.spec.parts import Column, Duration, Metadata, Name, Part, Text
+from steersman.domain.spec.parts import Column, Duration, DurationOrZero, Metadata, Metric, Name, Part, Text
 from steersman.domain.spec.watching import Incidents, Monitor, Retrain
 
 
@@ -59,7 +59,7 @@ class GroundTruth(Part, frozen=True, kw_only=True):
     column: Column
     key: Column = "event_id"
     """What labels join on."""
-    horizon: Duration
+    horizon: DurationOrZero
     """Event time after which a prediction counts as matured: its label has arrived or never will."""
 
 
@@ -115,7 +115,7 @@ class GateTest(StrEnum):
 class PairedGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="paired"):
     """No worse than production by more than `margin`, on the same rows, block by block, with an interval."""
 
-    metric: str
+    metric: Metric
     on: str = "holdout"
     vs: str = "production"
     test: GateTest = GateTest.PAIRED
@@ -128,7 +128,7 @@ class PairedGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="paired"
 class DropGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="drop"):
     """The metric over all rows is worse than production's by at most `maxDrop` (for a loss: higher by at most that)."""
 
-    metric: str
+    metric: Metric
     on: str = "holdout"
     vs: str = "production"
     max_drop: Annotated[float, msgspec.Meta(ge=0.0)]
@@ -137,7 +137,7 @@ class DropGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="drop"):
 class FloorGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="floor"):
     """The metric over all rows is at least `floor`; for metrics where higher is better."""
 
-    metric: str
+    metric: Metric
     on: str = "holdout"
     floor: float
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 
 from steersman.domain.durations import PATTERN
+from steersman.domain.metrics import METRICS
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 """Names are DNS labels (RFC 1123): they appear in URL paths, file paths and metrics, and need no quoting in any."""
@@ -20,10 +21,10 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, max_length=63)]
 Text = Annotated[str, msgspec.Meta(max_length=2000)]
 Column = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Duration = Annotated[
-    timedelta, msgspec.Meta(extra_json_schema={"pattern": PATTERN, "examples": ["30s", "5m", "2h", "1d"]})
-]
-Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+_DURATION_SCHEMA = {"pattern": PATTERN, "examples": ["30s", "5m", "2h", "1d"]}
+Duration = Annotated[timedelta, msgspec.Meta(extra_json_schema=_DURATION_SCHEMA, extra={"positive": True})]
+DurationOrZero = Annotated[timedelta, msgspec.Meta(extra_json_schema=_DURATION_SCHEMA)]
+Metric = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(METRICS)})]
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 
 

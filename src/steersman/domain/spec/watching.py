@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 
 from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, MARGIN_DEFAULT
-from steersman.domain.spec.parts import Column, Duration, Name, Part, Text
+from steersman.domain.spec.parts import Column, Duration, DurationOrZero, Metric, Name, Part, Text
 
 
 class DriftMonitor(Part, frozen=True, kw_only=True, tag_field="kind", tag="drift"):
@@ -34,7 +34,7 @@ class PerformanceMonitor(Part, frozen=True, kw_only=True, tag_field="kind", tag=
     """Is the metric on matured labels worse than it was when the version was released?"""
 
     name: Name
-    metric: str
+    metric: Metric
     window: Duration = timedelta(days=1)
     segments: Annotated[tuple[Column, ...], msgspec.Meta(max_length=10)] = ()
     false_alarm_every: Duration = timedelta(days=365)
@@ -44,7 +44,7 @@ class ChallengerMonitor(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """Has production fallen behind a freshly trained version, scored on the same traffic in the shadow?"""
 
     name: Name
-    metric: str
+    metric: Metric
     block: Duration = timedelta(days=1)
     blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
     margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
@@ -96,6 +96,6 @@ class Retrain(Part, frozen=True, kw_only=True):
     mode: RetrainMode = RetrainMode.OFF
     on: Annotated[tuple[Name, ...], msgspec.Meta(max_length=20)] = ()
     """Monitors whose findings trigger it."""
-    cooldown: Duration = timedelta(days=7)
+    cooldown: DurationOrZero = timedelta(days=7)
     """Least time between two starts."""
     envelope: Envelope = Envelope()
