@@ -89,3 +89,196 @@ class Registry(Protocol):
 
 
 # --- end of Registry -------------------------------------------------------------------------------------------------
+
+# --- Target: where versions run --------------------------------------------------------------------------------------
+
+
+class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a target needs to run one version: where its files are, how they are loaded, and for whom.
+
+    `artifact` is the version's tree in content-addressed storage; the worker verifies `digest` before it loads.
+    """
+
+    workspace: str
+    environment: str
+    model: str
+    version: int
+    digest: str
+    artifact: Path
+    format: str
+    file: str
+    signature: Sequence[SignatureColumn] = ()
+    output: str = "score"
+    params: Sequence[str] = ()
+    threads: int = 1
+    extra_columns: Sequence[str] = ()
+    code_allowed: bool = False
+
+
+class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
+    """One copy of a version as its target sees it now. `cpu_s` and `memory_mb_peak` are of the process, wall time."""
+
+    id: str
+    workspace: str
+    environment: str
+    model: str
+    digest: str
+    address: str
+    ready: bool
+    pid: int
+    cpu_s: float = 0.0
+    memory_mb_peak: float = 0.0
+
+
+class TargetError(Exception):
+    """A target cannot run a version; the text says why (the end of the worker's log) and the next step."""
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Starts, finds and stops replicas. Every call may be repeated; what already runs is adopted, never doubled."""
+
+    capabilities: frozenset[str]
+    """Of `mirror`, `setWeight`, `keepWarm`: a step that needs another is refused at `plan`."""
+
+    def ensure(self, replica: ReplicaSpec, count: int) -> None:
+        """Start what is missing to `count` replicas and return without waiting for readiness."""
+        ...
+
+    def observe(self) -> list[RunningReplica]:
+        """Every replica of this installation that is alive, ready or not, whoever started it."""
+        ...
+
+    def failure(self, replica: ReplicaSpec) -> str | None:
+        """Why the last attempt to start this version died before it was ready; None when none did."""
+        ...
+
+    def stop(self, workspace: str, environment: str, model: str, digest: str) -> None:
+        """Drain and end all replicas of a version; returns when they are gone (bounded by the drain time-out)."""
+        ...
+
+
+# --- Trainer: where training runs ------------------------------------------------------------------------------------
+
+
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets."""
+
+    id: str
+    command: Sequence[str]
+    source: Path
+    data: Path
+    environment: Mapping[str, str]
+    timeout_s: float
+    memory_mb: int
+    cpu_s: float | None = None
+
+
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
+    """`record` is what the run said of itself (its version number, metrics) and what we know of it: code digest, lock
+    digest, exit code, log digest, cpu seconds, peak memory."""
+
+    state: str  # running | succeeded | failed
+    record: Mapping[str, object] = {}
+    because: str = ""
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Runs training commands outside the control server; a run survives the control server and is adopted by id."""
+
+    def ensure(self, job: TrainingJob) -> None: ...
+
+    def poll(self, job_id: str) -> JobState: ...
+
+    def cancel(self, job_id: str) -> None:
+        """End the run and everything it started."""
+        ...
+
+    def logs(self, job_id: str, limit_bytes: int = 65536) -> str: ...
+
+
+# --- Data: rows to learn from and to be judged on --------------------------------------------------------------------
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A pinned selection of a dataset, as one Parquet file: what may be known at `known_until`, and nothing else."""
+
+    path: Path
+    digest: str
+    rows: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
+class DatasetSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A Dataset document, resolved: files of history, the columns' roles, and the log that extends it."""
+
+    uri: Path
+    time_column: str
+    label_column: str
+    key_column: str | None
+    available_column: str | None
+    horizon_s: float
+    extend_workspace: str | None = None
+    extend_environment: str | None = None
+    extend_model: str | None = None
+
+
+@runtime_checkable
+class Datasets(Protocol):
+    """Cuts snapshots. A row is in a snapshot only if its label had arrived by `known_until` (event time)."""
+
+    def snapshot(
+        self,
+        source: DatasetSource,
+        *,
+        known_until: datetime,
+        time_from: datetime | None,
+        time_until: datetime | None,
+        into: Path,
+    ) -> Snapshot:
+        """Rows with `time_from` <= time < `time_until` whose label was known by `known_until`, written to `into`."""
+        ...
+
+
+# --- Router: who answers ---------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class RouterControl(Protocol):
+    """The router's side door. Unreachable is an ordinary answer: the router serves its last configuration alone."""
+
+    def generation(self) -> int | None:
+        """The generation in effect; None when the router does not answer."""
+        ...
+
+    def apply(self, configuration: bytes) -> None:
+        """Hand over a whole configuration. Raises `RouterError` when it is unreachable or refuses."""
+        ...
+
+
+class RouterError(Exception):
+    """The router did not take a configuration; the text says why."""
+
+
+# --- Scorer: a version's answers on given rows -----------------------------------------------------------------------
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Asks a running replica for its answers, outside of traffic: for gates on a holdout."""
+
+    def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Sequence[float]:
+        """The version's score for each row of a Parquet file, in order; NaN where it gave none."""
+        ...
+
+
+# --- Notifier --------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Notifier(Protocol):
+    """Tells people. Losing a message loses nothing else: the ledger and the console have it."""
+
+    def notify(self, channel: str, subject: str, text: str) -> None: ...

@@ -60,7 +60,10 @@ COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
         frozenset({Phase.DEGRADED}),
         "stopped before the version answered a request of production: a gate, the shadow, a deadline or a person",
     ),
-    Completion.SUPERSEDED: (frozenset({Phase.DEGRADED}), "a newer release of the same model and environment took its place"),
+    Completion.SUPERSEDED: (
+        frozenset({Phase.DEGRADED}),
+        "a newer release of the same model and environment took its place",
+    ),
     Completion.ROLLED_BACK: (
         frozenset({Phase.DEGRADED}),
         "stopped after the version had answered requests of production; the previous version answers again",
@@ -99,8 +102,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one release, re-read by every turn of the loop.
 
     `previous` is what answered when this release was opened and what it goes back to. `step` indexes the strategy's
-    steps as they were when the release was opened (`document` is that revision's digest). `weight_pct` is the share
-    of requests its version is meant to answer. `row` counts writes: a writer that read an older row loses.
+    steps as they were when the release was opened (`document` is that revision's digest); `entered` says that the traffic
+    the step asks for is in effect, `step_started_at` since when. `weight_pct` is the share of requests its version is
+    meant to answer, `exposed` whether it ever was above zero. `ending` is how a Degraded release will complete, `resumes`
+    the phase a Paused one goes back to. `row` counts writes: a writer that read an older row loses.
     """
 
     id: str
@@ -115,6 +120,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     step: int = 0
     step_started_at: datetime
+    entered: bool = False
     weight_pct: float = 0.0
     exposed: bool = False
     opened: Opened
@@ -122,6 +128,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     opened_by: str
     incident: str | None = None
     promoted_at: datetime | None = None
+    degraded_at: datetime | None = None
     closed_at: datetime | None = None
     completion: Completion | None = None
     ending: Completion | None = None

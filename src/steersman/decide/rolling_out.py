@@ -1,0 +1,468 @@
+"""What a release does next: one pure function from facts to a move.
+
+`plan` is asked again and again, by any process, at any time, and is told nothing about what changed: it looks at the
+release and at what is known now and returns the next move, or None when there is nothing to do but wait. A move is the
+release as it becomes, the events to record and the evidence to keep; carrying it out is one transaction elsewhere.
+Side effects are not moves: what should run and who should answer follows from the release (`decide.routing`), and the
+release goes on when that has been *seen* to be in effect.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from steersman.domain import spec
+from steersman.domain.events import Action
+from steersman.domain.release import Completion, Opened, Phase, Release, completed, moved
+from steersman.domain.verdicts import Outcome, Verdict
+
+GATES_STEP = -1
+"""The step number under which gates and the approvals before the first step are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so."""
+
+    gate: str
+    applies: bool
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardrailReading:
+    name: str
+    critical: bool
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything `plan` may know about one release, all of it observed before it was asked.
+
+    `in_effect`: the router has applied the traffic this release asks for and its replicas are ready. `drained`: no
+    replica of its version is left that nothing else needs. `waits_for`: the number of an older release still on its way.
+    `broken`: why the traffic it asks for cannot come about. `approvers`: people who agreed at the present step.
+    `analysis`: verdicts by metric of the present analysis or bake; empty while nothing was measured.
+    `replaced_by`: number of a release promoted after this one.
+    """
+
+    now: datetime
+    release: Release
+    policy: spec.EnvironmentPolicy
+    tier: int
+    horizon: timedelta
+    gates_declared: int
+    gates: tuple[GateResult, ...] | None
+    gates_broken: str | None = None
+    in_effect: bool
+    drained: bool = True
+    waits_for: int | None = None
+    broken: str | None = None
+    approvers: tuple[str, ...] = ()
+    analysis: Mapping[str, Verdict] = field(default_factory=dict)
+    guardrails: tuple[GuardrailReading, ...] = ()
+    frozen: str | None = None
+    replaced_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """An event of a move, before the loop adds who and when."""
+
+    action: Action
+    because: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A verdict of a move, kept with the release."""
+
+    kind: str
+    name: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    release: Release
+    notes: tuple[Note, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+
+
+def steps_of(policy: spec.EnvironmentPolicy, release: Release) -> tuple[spec.Step, ...]:
+    """The steps this release goes through. A rollback goes straight to an already promoted version."""
+    if release.opened is Opened.ROLLBACK:
+        return (spec.SetWeight(weight_pct=100), spec.Promote())
+    return policy.strategy.steps
+
+
+def plan(facts: Facts) -> Move | None:
+    """The release's next move, or None while it waits. Raises IllegalTransition only on a defect of this module."""
+    release = facts.release
+    if release.completion is not None:
+        return None
+    if release.phase is Phase.DEGRADED:
+        return _degraded(facts)
+    if broken := _guardrail_broken(facts):
+        return broken
+    if facts.broken is not None and release.phase in (Phase.PENDING, Phase.PROGRESSING):
+        return degrade(release, _failure(release), now=facts.now, because=facts.broken)
+    if release.phase is Phase.PENDING:
+        return _pending(facts)
+    if release.phase is Phase.PROGRESSING:
+        return _progressing(facts)
+    if release.phase is Phase.PAUSED:
+        return _paused(facts)
+    return _verifying(facts)
+
+
+# --- before traffic
+
+
+def _pending(facts: Facts) -> Move | None:
+    release = facts.release
+    if facts.waits_for is not None or facts.frozen is not None:
+        return None
+    if release.opened is Opened.ROLLBACK:
+        return _start(facts, "goes back to a version that was promoted before")
+    if facts.gates_broken is not None:
+        because = f"gates could not be evaluated: {facts.gates_broken}"
+        move = degrade(release, Completion.ABORTED, now=facts.now, because=because)
+        return _after(move, Note(action=Action.GATES_FAILED, because=because))
+    if facts.gates is None:
+        return None if facts.gates_declared else _approved_or_wait(facts)
+    failed = [result for result in facts.gates if result.applies and result.verdict.outcome is not Outcome.SUCCESSFUL]
+    evidence = tuple(Evidence(kind="gate", name=result.gate, verdict=result.verdict) for result in facts.gates)
+    if failed:
+        because = "; ".join(f"{result.gate}: {result.verdict.because}" for result in failed)
+        move = degrade(release, Completion.ABORTED, now=facts.now, because=f"gate failed: {because}")
+        note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(evidence))
+        return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
+    if release.step != GATES_STEP:
+        return _approved_or_wait(facts)
+    because = "; ".join(f"{result.gate}: {result.verdict.because}" for result in facts.gates) or "no gates declared"
+    return Move(
+        release=msgspec.structs.replace(release, step=0, because="gates passed"),
+        notes=(Note(action=Action.GATES_PASSED, because=because, data=_summaries(evidence)),),
+        evidence=evidence,
+    )
+
+
+def _approved_or_wait(facts: Facts) -> Move | None:
+    required = approvals_required(facts.policy, facts.tier)
+    if len(facts.approvers) >= required:
+        return _start(facts, f"approved by {', '.join(facts.approvers)}" if required else "gates passed")
+    because = f"waits for {required - len(facts.approvers)} more approval(s) by role approver"
+    after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, resumes=Phase.PENDING)
+    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+
+
+def approvals_required(policy: spec.EnvironmentPolicy, tier: int) -> int:
+    """How many people must agree before the first step: what the document says, at least one from tier 2, two at tier 3."""
+    declared = policy.approvals.required if policy.approvals else 0
+    return max(declared, {2: 1, 3: 2}.get(tier, 0))
+
+
+def _start(facts: Facts, because: str) -> Move:
+    after = moved(facts.release, Phase.PROGRESSING, at=facts.now, because=because, step=0, entered=False)
+    return Move(release=_with_weight(after, facts.policy))
+
+
+# --- steps
+
+
+def _progressing(facts: Facts) -> Move | None:
+    release = facts.release
+    step = steps_of(facts.policy, release)[release.step]
+    if facts.frozen is not None and not release.exposed:
+        return None
+    if not release.entered:
+        if not facts.in_effect:
+            return None
+        entered = msgspec.structs.replace(release, entered=True, step_started_at=facts.now)
+        because = f"step {release.step} ({step_name(step)}) is in effect"
+        note = Note(action=Action.STEP_STARTED, because=because, data=_step_data(release, step))
+        return Move(release=entered, notes=(note,))
+    if release.previous is None and isinstance(step, spec.Mirror | spec.Analysis | spec.Pause):
+        return _next(facts, f"{step_name(step)} passed over: no version is in {release.environment} to compare with")
+    match step:
+        case spec.Mirror() | spec.SetWeight():
+            return _next(facts, f"{step_name(step)} in effect")
+        case spec.Pause(duration=None):
+            return _pause(facts, "pauses until someone resumes it", resumes=Phase.PROGRESSING)
+        case spec.Pause(duration=duration):
+            done = release.full or facts.now >= release.step_started_at + (duration or timedelta())
+            return _next(facts, "pause is over") if done else None
+        case spec.Analysis():
+            return _next(facts, "skipped by promote --full") if release.full else _analysis(facts, step)
+        case spec.Approval(count=count):
+            if len(facts.approvers) >= count:
+                return _next(facts, f"approved by {', '.join(facts.approvers)}")
+            return _pause(facts, f"waits for {count} approval(s) by role {step.role}", resumes=Phase.PROGRESSING)
+        case spec.Promote():
+            return _promote(facts)
+        case spec.Bake():
+            return _next(facts, "bake before promote has no meaning and was passed over")
+
+
+def _next(facts: Facts, because: str, *notes: Note, evidence: tuple[Evidence, ...] = ()) -> Move:
+    release = facts.release
+    after = msgspec.structs.replace(
+        release, step=release.step + 1, entered=False, step_started_at=facts.now, because=because
+    )
+    return Move(release=_with_weight(after, facts.policy), notes=notes, evidence=evidence)
+
+
+def _with_weight(release: Release, policy: spec.EnvironmentPolicy) -> Release:
+    step = steps_of(policy, release)[release.step]
+    if not isinstance(step, spec.SetWeight):
+        return release
+    # The first version has nobody to share with: whoever asks is answered by it.
+    weight = 100.0 if release.previous is None else float(step.weight_pct)
+    return msgspec.structs.replace(release, weight_pct=weight, exposed=release.exposed or weight > 0)
+
+
+def _analysis(facts: Facts, step: spec.Analysis) -> Move | None:
+    release = facts.release
+    verdicts = {metric: facts.analysis.get(metric) for metric in step.metrics}
+    known = {metric: verdict for metric, verdict in verdicts.items() if verdict is not None}
+    evidence = tuple(Evidence(kind="analysis", name=metric, verdict=verdict) for metric, verdict in known.items())
+    failed = {metric: verdict for metric, verdict in known.items() if verdict.outcome is Outcome.FAILED}
+    if failed:
+        because = "; ".join(f"{metric}: {verdict.because}" for metric, verdict in failed.items())
+        note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
+        if not step.critical:
+            paused = _pause(facts, because, resumes=Phase.PROGRESSING)
+            return Move(release=paused.release, notes=(note, *paused.notes), evidence=evidence)
+        move = degrade(release, _failure(release), now=facts.now, because=because)
+        return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
+    if len(known) == len(verdicts) and all(verdict.outcome is Outcome.SUCCESSFUL for verdict in known.values()):
+        because = "; ".join(f"{metric}: {verdict.because}" for metric, verdict in known.items())
+        note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
+        return _next(facts, because, note, evidence=evidence)
+    if facts.now < release.step_started_at + step.duration_max:
+        return None
+    return _inconclusive(facts, step, verdicts, evidence)
+
+
+def _inconclusive(
+    facts: Facts, step: spec.Analysis, verdicts: Mapping[str, Verdict | None], evidence: tuple[Evidence, ...]
+) -> Move:
+    """The time for an analysis is over and the data cannot tell: what the document says happens."""
+    said = "; ".join(
+        f"{metric}: {verdict.because if verdict else 'not measured'}" for metric, verdict in verdicts.items()
+    )
+    note = Note(action=Action.ANALYSIS_CONCLUDED, because=f"inconclusive: {said}", data=_summaries(evidence))
+    policy = step.when_inconclusive
+    within = all(
+        verdict is not None
+        and verdict.outcome in (Outcome.SUCCESSFUL, Outcome.INCONCLUSIVE)
+        and verdict.estimate is not None
+        and verdict.estimate <= step.margin
+        for verdict in verdicts.values()
+    )
+    if policy is spec.OnInconclusive.PROMOTE_WITHIN_MARGIN and within and facts.tier <= 1:
+        return _next(
+            facts, f"inconclusive, estimate within the margin of {step.margin:g}: {said}", note, evidence=evidence
+        )
+    if policy is spec.OnInconclusive.PAUSE:
+        move = _pause(facts, f"inconclusive, a person decides: {said}", resumes=Phase.PROGRESSING)
+    else:
+        move = degrade(facts.release, _failure(facts.release), now=facts.now, because=f"inconclusive: {said}")
+    return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
+
+
+def _promote(facts: Facts) -> Move:
+    release = facts.release
+    after = moved(
+        release,
+        Phase.VERIFYING,
+        at=facts.now,
+        because="promoted",
+        promoted_at=facts.now,
+        weight_pct=100.0,
+        exposed=True,
+        entered=False,
+        step=release.step + 1,
+    )
+    because = f"version {release.version} is the stable version of {release.environment}"
+    return Move(
+        release=after, notes=(Note(action=Action.RELEASE_PROMOTED, because=because, data=_release_data(release)),)
+    )
+
+
+# --- after promotion
+
+
+def _verifying(facts: Facts) -> Move | None:
+    release = facts.release
+    promoted_at = release.promoted_at or release.step_started_at
+    if release.opened is Opened.ROLLBACK:
+        because = f"version {release.version} answers again"
+        return _complete(facts, Completion.FAST_ROLLED_BACK, because) if facts.in_effect else None
+    ending = Completion.FAST_PROMOTED if release.full else Completion.PROMOTED
+    if facts.replaced_by is not None:
+        return _complete(facts, ending, f"release {facts.replaced_by} took its place while it was verified")
+    bake = next((step for step in steps_of(facts.policy, release)[release.step :] if isinstance(step, spec.Bake)), None)
+    if bake is None:
+        return _complete(facts, ending, "promoted; the document asks for no bake") if facts.in_effect else None
+    evidence = tuple(Evidence(kind="bake", name=metric, verdict=verdict) for metric, verdict in facts.analysis.items())
+    failed = {name: verdict for name, verdict in facts.analysis.items() if verdict.outcome is Outcome.FAILED}
+    said = "; ".join(f"{metric}: {verdict.because}" for metric, verdict in facts.analysis.items())
+    if failed:
+        move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"failed in the bake: {said}")
+        return Move(release=move.release, notes=move.notes, evidence=evidence)
+    if facts.now < promoted_at + bake.duration + facts.horizon:
+        return None
+    because = f"bake and label horizon passed: {said or 'no metric declared'}"
+    done = _complete(facts, ending, because)
+    return Move(release=done.release, notes=done.notes, evidence=evidence)
+
+
+def _complete(facts: Facts, completion: Completion, because: str) -> Move:
+    after = completed(facts.release, completion, at=facts.now, because=because)
+    data = {**_release_data(after), "completion": str(completion)}
+    return Move(release=after, notes=(Note(action=Action.RELEASE_COMPLETED, because=because, data=data),))
+
+
+# --- failure and people
+
+
+def _guardrail_broken(facts: Facts) -> Move | None:
+    release = facts.release
+    if not release.exposed or release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
+        return None
+    broken = [r for r in facts.guardrails if r.critical and r.verdict.outcome is Outcome.FAILED]
+    if not broken:
+        return None
+    because = "; ".join(f"{reading.name}: {reading.verdict.because}" for reading in broken)
+    evidence = tuple(Evidence(kind="guardrail", name=reading.name, verdict=reading.verdict) for reading in broken)
+    note = Note(action=Action.GUARDRAIL_BROKEN, because=because, data=_summaries(evidence))
+    move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"guardrail broken: {because}")
+    return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
+
+
+def _failure(release: Release) -> Completion:
+    return Completion.ROLLED_BACK if release.exposed else Completion.ABORTED
+
+
+def degrade(release: Release, ending: Completion, *, now: datetime, because: str) -> Move:
+    """Give up: the traffic goes back to the previous version, then the release completes as `ending`."""
+    after = moved(
+        release, Phase.DEGRADED, at=now, because=because, ending=ending, weight_pct=0.0, degraded_at=now, entered=False
+    )
+    data = {**_release_data(release), "ending": str(ending)}
+    return Move(release=after, notes=(Note(action=Action.RELEASE_DEGRADED, because=because, data=data),))
+
+
+def _degraded(facts: Facts) -> Move | None:
+    if not (facts.in_effect and facts.drained):
+        return None
+    return _complete(facts, facts.release.ending or Completion.ABORTED, facts.release.because)
+
+
+def _pause(facts: Facts, because: str, *, resumes: Phase) -> Move:
+    after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, resumes=resumes)
+    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+
+
+def _paused(facts: Facts) -> Move | None:
+    """Approvals let a paused release go on by themselves; everything else needs a person's `resume`."""
+    release = facts.release
+    if release.resumes is Phase.PENDING:
+        if len(facts.approvers) < approvals_required(facts.policy, facts.tier):
+            return None
+        return Move(release=moved(release, Phase.PENDING, at=facts.now, because="approved", resumes=None))
+    step = steps_of(facts.policy, release)[release.step]
+    if isinstance(step, spec.Approval) and len(facts.approvers) >= step.count:
+        because = f"approved by {', '.join(facts.approvers)}"
+        return Move(release=moved(release, Phase.PROGRESSING, at=facts.now, because=because, resumes=None))
+    return None
+
+
+def pause(release: Release, *, now: datetime, because: str) -> Move:
+    """A person holds the release where it is; its traffic stays as it is."""
+    after = moved(release, Phase.PAUSED, at=now, because=because, resumes=release.phase)
+    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+
+
+def resume(release: Release, policy: spec.EnvironmentPolicy, *, now: datetime, because: str) -> Move:
+    """A person lets a paused release go on: past the step that waited for them, or from where they paused it."""
+    if release.resumes is Phase.PENDING:
+        after = moved(release, Phase.PENDING, at=now, because=because, resumes=None)
+    else:
+        after = moved(release, Phase.PROGRESSING, at=now, because=because, resumes=None)
+        step = steps_of(policy, release)[release.step]
+        asks_a_person = isinstance(step, spec.Analysis) or (isinstance(step, spec.Pause) and step.duration is None)
+        if release.entered and asks_a_person:
+            after = _with_weight(msgspec.structs.replace(after, step=release.step + 1, entered=False), policy)
+        else:
+            after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
+    return Move(release=after, notes=(Note(action=Action.RELEASE_RESUMED, because=because),))
+
+
+def _after(move: Move, *before: Note) -> Move:
+    return Move(release=move.release, notes=(*before, *move.notes), evidence=move.evidence)
+
+
+def step_name(step: spec.Step) -> str:
+    """A step in a few words, the same on every page."""
+    match step:
+        case spec.Mirror():
+            return f"mirror {step.percent} %"
+        case spec.SetWeight():
+            return f"setWeight {step.weight_pct} %"
+        case spec.Pause(duration=None):
+            return "pause until resumed"
+        case spec.Pause():
+            return f"pause {step.duration}"
+        case spec.Analysis():
+            return f"analysis of {', '.join(step.metrics)}"
+        case spec.Approval():
+            return f"approval by {step.count} × {step.role}"
+        case spec.Promote():
+            return "promote"
+        case spec.Bake():
+            return f"bake {step.duration}"
+
+
+def _step_data(release: Release, step: spec.Step) -> dict[str, Any]:
+    return {
+        "step": release.step,
+        "kind": step_name(step),
+        "weight_pct": f"{release.weight_pct:g}",
+        **_release_data(release),
+    }
+
+
+def _release_data(release: Release) -> dict[str, Any]:
+    return {"release": release.number, "version": release.version, "digest": release.digest}
+
+
+def _summaries(evidence: tuple[Evidence, ...]) -> dict[str, Any]:
+    return {"verdicts": [verdict_data(item.name, item.verdict) for item in evidence]}
+
+
+def verdict_data(name: str, verdict: Verdict) -> dict[str, Any]:
+    """A verdict for the ledger: numbers as text with six significant digits, because canonical JSON keeps no floats."""
+
+    def text(value: float | None) -> str | None:
+        return None if value is None else f"{value:.6g}"
+
+    return {
+        "name": name,
+        "outcome": str(verdict.outcome),
+        "because": verdict.because,
+        "estimate": text(verdict.estimate),
+        "lower": text(verdict.lower),
+        "upper": text(verdict.upper),
+        "n": verdict.n,
+        "n_unit": verdict.n_unit,
+        "margin": text(verdict.margin),
+        "method": verdict.method,
+    }

@@ -1,0 +1,105 @@
+"""Who should answer, and what should run: a pure function of the releases of one model in one environment.
+
+Nothing here remembers: after a crash the same releases give the same traffic. Serving never follows an alias or a
+registry; it follows the newest promoted release that was not taken back.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from steersman.decide.rolling_out import steps_of
+from steersman.domain import spec
+from steersman.domain.release import Arm, Opened, Phase, Release
+from steersman.domain.traffic import Challenger, Mirror, Traffic
+
+PolicyOf = Callable[[Release], spec.EnvironmentPolicy]
+"""The policy a release was opened under: the document revision it names, not the newest one."""
+
+
+def promoted(releases: Sequence[Release]) -> list[Release]:
+    """Releases whose version was made stable and not taken back, oldest promotion first."""
+    standing = [r for r in releases if r.promoted_at is not None and r.degraded_at is None]
+    return sorted(standing, key=lambda r: (r.promoted_at, r.number))
+
+
+def live(releases: Sequence[Release]) -> Release | None:
+    """The release whose version answers by default."""
+    standing = promoted(releases)
+    return standing[-1] if standing else None
+
+
+def live_at(releases: Sequence[Release], moment: datetime) -> Release | None:
+    """The release that was live at `moment`: promoted by then, and not yet taken back by then."""
+    standing = [
+        r
+        for r in releases
+        if r.promoted_at is not None and r.promoted_at <= moment and (r.degraded_at is None or r.degraded_at > moment)
+    ]
+    return max(standing, key=lambda r: (r.promoted_at, r.number), default=None)
+
+
+def in_progress(releases: Sequence[Release]) -> Release | None:
+    """The oldest release on its way: the only one that may move traffic."""
+    return min((r for r in releases if r.active), key=lambda r: r.number, default=None)
+
+
+def desired_traffic(
+    releases: Sequence[Release], policy_of: PolicyOf, *, challenger: Challenger | None, keep_warm: int
+) -> Traffic | None:
+    """What one model's requests in one environment should meet; None before its first release.
+
+    Copies go to the candidate from its `mirror` step until it answers itself, to the challenger as long as there is
+    one, and to the replaced version through the bake, so that recovery can be judged in pairs.
+    """
+    if not releases:
+        return None
+    standing = promoted(releases)
+    stable = standing[-1] if standing else None
+    candidate = in_progress(releases)
+    mirrors: list[Mirror] = []
+    warm: list[Arm] = [r.arm for r in standing[-1 - keep_warm : -1]][::-1]
+    weight = 0.0
+    if candidate is not None and candidate.phase is not Phase.DEGRADED:
+        weight = candidate.weight_pct
+        warm.insert(0, candidate.arm)
+        percent = _mirror_pct(candidate, policy_of(candidate))
+        if percent and not weight and stable is not None:
+            mirrors.append(Mirror(arm=candidate.arm, role="mirror", percent=percent))
+    if challenger is not None and stable is not None and challenger.digest != stable.digest:
+        arm = Arm(release=f"challenger-{challenger.version}", version=challenger.version, digest=challenger.digest)
+        mirrors.append(Mirror(arm=arm, role="challenger"))
+    baking = baked_against(stable, policy_of) if stable else None
+    if baking is not None:
+        mirrors.append(Mirror(arm=baking, role="mirror"))
+    salted = candidate or stable or releases[-1]
+    return Traffic(
+        workspace=salted.workspace,
+        model=salted.model,
+        environment=salted.environment,
+        stable=None if stable is None else stable.arm,
+        candidate=candidate.arm if candidate is not None and weight > 0 else None,
+        weight_pct=weight,
+        mirrors=tuple(mirrors),
+        warm=tuple(warm),
+        salt=f"{salted.workspace}/{salted.environment}/{salted.model}/{salted.number}",
+    )
+
+
+def baked_against(stable: Release, policy_of: PolicyOf) -> Arm | None:
+    """The replaced version, while the stable one's bake still compares with it."""
+    if stable.phase is not Phase.VERIFYING or stable.previous is None or stable.opened is Opened.ROLLBACK:
+        return None
+    steps = steps_of(policy_of(stable), stable)[stable.step :]
+    compares = any(isinstance(step, spec.Bake) and step.metrics for step in steps)
+    return stable.previous if compares else None
+
+
+def _mirror_pct(release: Release, policy: spec.EnvironmentPolicy) -> float:
+    """Share of requests copied at the release's present step; 0 before its mirror step and after promotion."""
+    if release.phase is Phase.PENDING or release.resumes is Phase.PENDING:
+        return 0.0
+    percent = 0.0
+    for step in steps_of(policy, release)[: release.step + 1]:
+        if isinstance(step, spec.Mirror):
+            percent = float(step.percent)
+    return percent
