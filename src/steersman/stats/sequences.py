@@ -274,8 +274,8 @@ def _edge(inside: Callable[[float], bool], start: float, end: float) -> float:
 
 
 def _check(alpha: float, tuned_at: int) -> None:
-    if not 0.0 < alpha < 0.5:
-        raise ValueError(f"alpha must lie within 0..0.5, got {alpha}")
+    if not 0.0 < alpha <= 0.5:
+        raise ValueError(f"alpha must lie above 0 and up to 0.5, got {alpha}")
     if tuned_at < 1:
         raise ValueError(f"tuned_at must be at least 1, got {tuned_at}")
 
