@@ -15,7 +15,7 @@ PATTERN = r"^(?=\d)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"
 DURATION_DAYS_MAX = 3660
 """Upper bound of any duration: ten years. A longer one is a typing error, and it keeps sums of durations finite."""
 
-_PARTS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
+_PARTS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?", re.ASCII)
 
 
 def parse_duration(text: str) -> timedelta:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from steersman.domain.metrics import WITHOUT_LABELS
 from steersman.domain.spec import (
     Analysis,
     Approval,
@@ -96,8 +95,7 @@ def _analysis(model: Model, path: str, step: Analysis) -> Iterator[Finding]:
             "retrain.mode auto with onInconclusive pause: an automatic release would wait for a person; decide which"
         )
         yield Finding(path=path, level=Level.WARNING, message=message)
-    labelled = any(metric not in WITHOUT_LABELS for metric in step.metrics)
-    if truth is not None and labelled and truth.horizon > step.duration_max:
+    if truth is not None and truth.horizon > step.duration_max:
         message = (
             "groundTruth.horizon is beyond maxDuration: no label can arrive in time, so it can only be inconclusive"
         )

@@ -25,13 +25,8 @@ METRICS: dict[str, Direction] = {
     "rmse": Direction.LOWER,
     "mae": Direction.LOWER,
     "calibration_error": Direction.LOWER,
-    "error_rate": Direction.LOWER,
-    "latency": Direction.LOWER,
 }
-"""Every metric by name, with the direction that is better."""
-
-WITHOUT_LABELS: frozenset[str] = frozenset({"error_rate", "latency"})
-"""Metrics that need no ground truth: they are known as soon as the request is answered."""
+"""Every metric by name, with the direction that is better. All need labels; errors and latency are guardrails."""
 
 
 def harm(metric: str, difference: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from steersman.domain.decoding import shown, suggest
 from steersman.domain.errors import Problem
-from steersman.domain.metrics import METRICS, WITHOUT_LABELS, Direction
+from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.policies import parse_policy
 from steersman.domain.spec import (
     Analysis,
@@ -99,7 +99,7 @@ def _metric(model: Model, path: str, label: str, metric: str) -> Iterator[Proble
     if metric not in METRICS:
         hint = suggest(metric, list(METRICS)) or f"; known are {', '.join(METRICS)}"
         yield Problem(path=path, message=f"{label}: unknown metric {shown(metric)}{hint}")
-    elif metric not in WITHOUT_LABELS and model.spec.ground_truth is None:
+    elif model.spec.ground_truth is None:
         yield Problem(path=path, message=f"{label}: {metric} needs labels; declare spec.groundTruth")
 
 

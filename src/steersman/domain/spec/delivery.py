@@ -141,6 +141,8 @@ Strategy = Canary | Shadow | AllAtOnce
 
 
 class GuardrailName(StrEnum):
+    """What a guardrail measures, over the requests the candidate answered."""
+
     ERROR_RATE = "error-rate"
     P50_LATENCY = "p50-latency"
     P95_LATENCY = "p95-latency"

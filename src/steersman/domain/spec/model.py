@@ -14,6 +14,8 @@ from steersman.domain.spec.watching import Incidents, Monitor, Retrain
 
 
 class ModelType(StrEnum):
+    """What one version is: model files, or prompt, model and tools (not yet carried out)."""
+
     PREDICTOR = "predictor"
     LLM_APP = "llm_app"
 
@@ -109,6 +111,8 @@ class Holdout(Part, frozen=True, kw_only=True):
 
 
 class GateTest(StrEnum):
+    """How the two versions are compared: on the same rows, in pairs."""
+
     PAIRED = "paired"
 
 

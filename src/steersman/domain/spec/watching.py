@@ -79,6 +79,8 @@ class RetrainMode(StrEnum):
 
 
 class Algorithm(StrEnum):
+    """Whether an automatic release may come from another learning algorithm than production's."""
+
     SAME = "same"
     ANY = "any"
 
