@@ -327,6 +327,31 @@ class Identities:
             )
 
 
+def _access_of(row: TokenRow, owner: UserRow) -> Access:
+    return Access(
+        principal=Principal(issuer=ISSUER, subject=row.subject, kind=row.kind),
+        grants=tuple(Grant(role=role, workspace=row.workspace) for role in row.roles),
+        permissions=None if row.permissions is None else frozenset(row.permissions),
+        within=owner.grants,
+    )
+
+
+_TRAFFIC = ((Permission.TRAFFIC_PREDICT, "predict"), (Permission.LABEL_WRITE, "label"))
+
+
+def _traffic_of(access: Access, scope: str) -> dict[str, tuple[str, ...]]:
+    """The router's permissions by workspace; `*` alone when they hold everywhere."""
+    workspaces = [scope]
+    if scope == EVERY_WORKSPACE:
+        workspaces += sorted({grant.workspace for grant in access.within or ()} - {EVERY_WORKSPACE})
+    found: dict[str, tuple[str, ...]] = {}
+    for workspace in workspaces:
+        names = tuple(name for permission, name in _TRAFFIC if access.allows(permission, workspace))
+        if names and names != found.get(EVERY_WORKSPACE):
+            found[workspace] = names
+    return found
+
+
 def scope_of(kind: Kind, roles: tuple[Role, ...], permissions: tuple[Permission, ...] | None) -> frozenset[Permission]:
     """Every permission a token of these roles, narrowed to `permissions`, can ever have."""
     scope = frozenset().union(*(ROLE_PERMISSIONS[role] for role in roles))
