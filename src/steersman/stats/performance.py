@@ -154,7 +154,7 @@ METRICS: dict[str, Metric] = {
         Metric(name="mae", task="regression", of=_mae),
     )
 }
-"""Every metric of a document that needs labels; request errors and latency are guardrails (`decide.judging`)."""
+"""How each metric of the documents is computed."""
 
 
 def metric_named(name: str) -> Metric:
