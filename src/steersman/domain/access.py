@@ -245,7 +245,11 @@ class Secret:
         raise TypeError("a secret is not serialised")
 
 
-_CREDENTIAL = re.compile(r"sm[sc]?_[A-Za-z0-9_-]{8,}|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
+_CREDENTIAL = re.compile(
+    r"sm[sc]?_[A-Za-z0-9_-]{8,}"  # our own tokens, sessions and login codes
+    r"|(?<=//)[^/@\s:]*:[^/@\s]+(?=@)"  # a password in an address
+    r"|(?i:authorization\W{1,4}(?:[a-z]+\s+)?|\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}"
+)
 
 
 def redacted(text: str, known: Iterable[Secret] = ()) -> str:
