@@ -2,8 +2,8 @@
 
 Routing is state, not commands: the control server renders the whole truth about who may call, which versions answer and
 with what weight, numbers it with a *generation*, and puts it on the router's unix socket. The router refuses an older
-generation, persists what it accepted and swaps it in atomically, so that it can start and serve alone. Nothing here names
-a registry or an alias: a variant is a version, a digest and the addresses of the workers that loaded that digest.
+generation, persists what it accepted and swaps it in atomically, so that it can start and serve alone. Nothing here
+names a registry or an alias: a variant is a version, a digest and the addresses of the workers that loaded it.
 """
 
 from __future__ import annotations

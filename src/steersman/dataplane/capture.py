@@ -1,0 +1,368 @@
+"""The write-ahead log: every answered prediction and every label, before the caller hears of it.
+
+A table commit has no place in the path of a request, so the router appends records to *segments* (files in `wal/`) and the
+committer turns them into Delta commits later. Two modes, per model. `async`: the write to the file precedes the reply, so
+the record survives the death of any process, though not a power cut; a full disk drops the record, counts it, and never
+fails a prediction. `durable`: the group's fsync precedes the reply, and a full disk refuses the request.
+
+A segment begins with a magic line and holds frames: length (u32), CRC-32 of the payload (u32), payload (MessagePack).
+A torn tail is recognised by length or checksum, so what was written before it is always recovered. A segment tells its
+own story: what a prediction belongs to (model, signature) is a *context* record that precedes its first use in each
+segment. Its name is `<stream>-<number>.seg`; numbers only grow, also across restarts and if the folder was emptied,
+because they start at the clock's seconds. `number << 32 | offset` is a position in the stream that never repeats, and
+what the committer stores in the tables to commit each record once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from steersman.dataplane.configuration import Column, Route
+
+MAGIC = b"steersman-wal 1\n"
+SUFFIX = ".seg"
+_HEADER = struct.Struct("<II")
+
+FRAME_BYTES_MAX = 128 * 1024 * 1024
+"""A longer length field is damage, not a record: bodies are bounded far below."""
+
+SEGMENT_BYTES_MAX = 64 * 1024 * 1024
+SEGMENT_AGE_MAX_S = 300.0
+STREAM_BYTES_MAX = 16 * 1024**3
+"""Bytes waiting for a committer that does not come; beyond it the log behaves as on a full disk."""
+
+_NUMBERS_FROM_S = 1_577_836_800
+"""2020-01-01: segment numbers count seconds from here, so that they fit 31 bits until 2088."""
+
+
+class Context(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """What predictions belong to: the table they go to and the types of their inputs. `id` is a hash of the rest."""
+
+    id: bytes
+    workspace: str
+    environment: str
+    model: str
+    sticky_by: str | None
+    signature: tuple[Column, ...]
+
+
+class Prediction(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """One version's answer to its part of a request. `at_us`: event time, microseconds since the epoch.
+
+    `request` is the body this version saw, `outputs` its raw outputs, empty unless `status` is 200. `probability` is
+    that of the assignment, None where a row was answered as a fallback.
+    """
+
+    context: bytes
+    at_us: int
+    version: str
+    digest: str
+    release: str
+    variant: str
+    probability: float | None
+    request_id: str
+    event_ids: list[str]
+    request: bytes
+    outputs: bytes
+    status: int
+    error: str | None
+    latency_ms: float
+
+
+class Labels(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Ground truth that arrived in one call; `ats_us` is the event time of each arrival."""
+
+    workspace: str
+    model: str
+    source: str
+    event_ids: list[str]
+    ats_us: list[int]
+    values: list[float]
+
+
+Record = Context | Prediction | Labels
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+def context_of(route: Route) -> Context:
+    fields = (route.workspace, route.environment, route.model, route.sticky_by, route.signature)
+    identity = hashlib.blake2b(_encoder.encode(fields), digest_size=8).digest()
+    return Context(identity, *fields)
+
+
+class LogFullError(Exception):
+    """The log takes no more: disk full, file limit, or the bound on what waits for the committer."""
+
+
+class LogHeldError(Exception):
+    """Another router writes this stream."""
+
+
+class CaptureCounts(msgspec.Struct):
+    """What the log did since the process started; the tables are the truth, this is for watching."""
+
+    records: int = 0
+    bytes: int = 0
+    dropped_records: int = 0
+    dropped_rows: int = 0
+    refused_records: int = 0
+    syncs: int = 0
+    segments: int = 0
+    last_error: str | None = None
+
+
+def frame(payload: bytes) -> bytes:
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+class SegmentWriter:
+    """Appends records to the stream's open segment. One process a stream; called from one thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stream: str,
+        *,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        segment_age_max_s: float = SEGMENT_AGE_MAX_S,
+        stream_bytes_max: int = STREAM_BYTES_MAX,
+    ) -> None:
+        """Takes the stream's lock; raises LogHeldError when another process has it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.counts = CaptureCounts()
+        self._folder = folder
+        self._stream = stream
+        self._segment_bytes_max = segment_bytes_max
+        self._segment_age_max_s = segment_age_max_s
+        self._stream_bytes_max = stream_bytes_max
+        self._lock = os.open(folder / f"{stream}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise LogHeldError(f"another router writes the stream {stream}; stop it first") from None
+        self._fd = -1
+        self._number = 0
+        self._offset = 0
+        self._opened_s = 0.0
+        self._waiting_bytes = 0
+        self._contexts: set[bytes] = set()
+        self._sync_waiters: list[asyncio.Future[None]] = []
+        self._sync_task: asyncio.Task[None] | None = None
+        self._sync_failure: str | None = None
+
+    @property
+    def position(self) -> int:
+        """Where the next record will begin, comparable across segments."""
+        return self._number << 32 | self._offset
+
+    def append(self, context: Context | None, record: Prediction | Labels) -> None:
+        """Write one record; when this returns it survives the death of this process.
+
+        Raises LogFullError; then nothing of the record is in the log.
+        """
+        if self._fd < 0 or self._offset >= self._segment_bytes_max or self._too_old():
+            self._rotate()
+        data = frame(_encoder.encode(record))
+        fresh = context is not None and context.id not in self._contexts
+        if fresh:
+            data = frame(_encoder.encode(context)) + data
+        if self._waiting_bytes + self._offset + len(data) > self._stream_bytes_max:
+            raise self._full("the committer is behind by the whole bound of the log")
+        self._write(data)
+        if fresh and context is not None:
+            self._contexts.add(context.id)
+        self.counts.records += 1
+        self.counts.bytes += len(data)
+
+    def _too_old(self) -> bool:
+        return self._offset > len(MAGIC) and time.monotonic() - self._opened_s > self._segment_age_max_s
+
+    def _write(self, data: bytes) -> None:
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:] if written else data)
+        except OSError as error:
+            if written:
+                os.ftruncate(self._fd, self._offset)
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+                raise self._full(os.strerror(error.errno)) from None
+            raise
+        self._offset += len(data)
+
+    def _full(self, because: str) -> LogFullError:
+        self.counts.last_error = because
+        return LogFullError(because)
+
+    def _rotate(self) -> None:
+        """Close the open segment and begin the next; the old one is complete as soon as the new one exists."""
+        existing = segments(self._folder, self._stream)
+        self._waiting_bytes = sum(_size(path) for _, path in existing)
+        latest = max([self._number, *(number for number, _ in existing)])
+        number = max(int(time.time()) - _NUMBERS_FROM_S, latest + 1)
+        path = segment_path(self._folder, self._stream, number)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            try:
+                if os.write(fd, MAGIC) < len(MAGIC):
+                    raise OSError(errno.ENOSPC, "short write")
+            except OSError:
+                os.close(fd)
+                path.unlink()
+                raise
+        except OSError as error:
+            raise self._full(os.strerror(error.errno or 0)) from None
+        _sync_folder(self._folder)
+        self.close_segment()
+        self._fd, self._number, self._offset = fd, number, len(MAGIC)
+        self._opened_s = time.monotonic()
+        self._contexts.clear()
+        self.counts.segments += 1
+
+    def close_segment(self) -> None:
+        """Sync and close the open segment; the next record opens another."""
+        if self._fd < 0:
+            return
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._sync_failure = os.strerror(error.errno or 0)
+        os.close(self._fd)
+        self._fd = -1
+
+    def close(self) -> None:
+        self.close_segment()
+        os.close(self._lock)
+
+    async def sync(self) -> None:
+        """Return when everything appended so far is on the disk. Callers that wait together share one fsync.
+
+        Raises LogFullError when the disk refuses.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sync_waiters.append(future)
+        if self._sync_task is None:
+            self._sync_task = asyncio.create_task(self._sync_groups())
+        await future
+
+    async def _sync_groups(self) -> None:
+        try:
+            while self._sync_waiters:
+                group, self._sync_waiters = self._sync_waiters, []
+                failure, self._sync_failure = self._sync_failure, None
+                if self._fd >= 0:
+                    fd = os.dup(self._fd)
+                    try:
+                        await asyncio.get_running_loop().run_in_executor(None, os.fsync, fd)
+                        self.counts.syncs += 1
+                    except OSError as error:
+                        failure = os.strerror(error.errno or 0)
+                    finally:
+                        os.close(fd)
+                for future in group:
+                    if not future.cancelled():
+                        if failure is None:
+                            future.set_result(None)
+                        else:
+                            future.set_exception(self._full(failure))
+        finally:
+            self._sync_task = None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def segment_path(folder: Path, stream: str, number: int) -> Path:
+    return folder / f"{stream}-{number:010d}{SUFFIX}"
+
+
+def segments(folder: Path, stream: str) -> list[tuple[int, Path]]:
+    """The stream's segments, oldest first."""
+    found = []
+    for path in folder.glob(f"{stream}-*{SUFFIX}"):
+        number = path.name[len(stream) + 1 : -len(SUFFIX)]
+        if number.isdigit():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def streams(folder: Path) -> list[str]:
+    """Every stream that has a segment in the folder."""
+    return sorted({path.name.rpartition("-")[0] for path in folder.glob(f"*-*{SUFFIX}")})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # the committer deleted it meanwhile
+        return 0
+
+
+class SegmentReader:
+    """Reads the records of one segment, from its beginning, as far as they are whole.
+
+    `offset` is the end of the last whole frame read. In a segment still written to, a frame that does not check out is
+    the tail being written: reading stops and may be tried again. In a `closed` one a damaged frame is skipped, counted in
+    `damaged_frames`, and what follows is read; an incomplete frame at the end is the tail a dying writer left.
+    """
+
+    def __init__(self, path: Path, *, closed: bool) -> None:
+        self.path = path
+        self.closed = closed
+        self.offset = 0
+        self.damaged_frames = 0
+        self.torn_bytes = 0
+
+    def records(self, start: int = 0) -> Iterator[tuple[int, Record]]:
+        """Pairs of end offset and record. `start` must be an end offset told before, or 0."""
+        with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if start == 0:
+                if file.read(len(MAGIC)) != MAGIC:
+                    self.torn_bytes = size
+                    return
+                start = len(MAGIC)
+            file.seek(start)
+            self.offset = start
+            while self.offset < size:
+                header = file.read(_HEADER.size)
+                length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (-1, 0)
+                if not 0 <= length <= min(FRAME_BYTES_MAX, size - self.offset - _HEADER.size):
+                    self.torn_bytes = size - self.offset
+                    return
+                payload = file.read(length)
+                record = _whole(payload, checksum) if len(payload) == length else None
+                if record is None and not self.closed:
+                    return
+                self.offset += _HEADER.size + length
+                if record is None:
+                    self.damaged_frames += 1
+                else:
+                    yield self.offset, record
+
+
+def _whole(payload: bytes, checksum: int) -> Record | None:
+    if zlib.crc32(payload) != checksum:
+        return None
+    try:
+        return _decoder.decode(payload)
+    except msgspec.DecodeError:
+        return None

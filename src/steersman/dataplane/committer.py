@@ -1,0 +1,409 @@
+"""The committer: turns segments of the write-ahead log into Delta commits, each record exactly once.
+
+A Delta commit may carry an *application transaction*: a name and a number that the table remembers. The number written
+with every commit is the position in the segment stream up to which its records are now in the table; commit and position
+become visible together or not at all. After a crash between two tables, or between a commit and the note in
+`wal/committed.json` of how far everything is done, the log is simply read again and each table takes what lies beyond its
+own position. A segment is deleted when a newer one exists and all of it is committed, files and log synced to disk.
+
+    python -m steersman.dataplane.committer --state DIR [--interval-s 5] [--bytes 16777216]
+
+It commits when enough bytes wait, when `interval-s` passed (0: never by time), and on `POST /flush` at
+`run/committer.sock`, which returns when everything written before the call is in the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote
+
+import msgspec
+import polars as pl
+import uvloop
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from steersman.dataplane import asgi, capture, expansion, sockets, tables
+from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
+from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
+from steersman.dataplane.handles import write_handle
+from steersman.dataplane.tables import TooManyTablesError
+
+BATCH_ROWS_MAX = 100_000
+"""Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded)."""
+
+RETRY_S = 5.0
+"""Pause after a failed commit."""
+
+DAMAGED = ".damaged"
+DAMAGED_KEPT_MAX = 20
+"""Segments set aside because something in them could not be read."""
+
+LOOK_S = 0.5
+"""Pause between looks at what waits; a look is one `stat` of the newest segment."""
+
+_APPLICATION = "steersman:"
+_OFFSET = 0xFFFF_FFFF
+_TABLE_PROPERTIES: dict[str, str | None] = {
+    # Monitors fold each committed file once and find them in the log's entries: keep those for a year.
+    "delta.logRetentionDuration": "interval 365 days",
+}
+
+T = TypeVar("T")
+
+_log = logging.getLogger("steersman.committer")
+
+
+class Committed(msgspec.Struct):
+    """How far each stream is in the tables; a note that saves reading, never the truth."""
+
+    positions: dict[str, int] = {}
+
+
+class CommitterCounts(msgspec.Struct):
+    commits: int = 0
+    rows: int = 0
+    flushes: int = 0
+    damaged_frames: int = 0
+    torn_bytes: int = 0
+    segments_deleted: int = 0
+    last_error: str | None = None
+    last_commit_ms: float = 0.0
+
+
+class _Pending(msgspec.Struct):
+    """Records read but not committed, by table; `end` is the position behind the last one."""
+
+    predictions: dict[tuple[str, str, str], list[tuple[int, Context, Prediction]]] = {}
+    labels: dict[tuple[str, str], list[tuple[int, Labels]]] = {}
+    rows: int = 0
+    end: int = 0
+
+
+class Committer:
+    """Reads segments and commits; one a state directory, used from one thread at a time."""
+
+    def __init__(self, state: Path) -> None:
+        self.counts = CommitterCounts()
+        self._wal = state / "wal"
+        self._root = state / "tables"
+        self._note = self._wal / "committed.json"
+        self._open: dict[Path, DeltaTable] = {}
+        self._contexts: dict[bytes, Context] = {}
+        self._unsynced: list[tuple[Path, int]] = []
+        self._wal.mkdir(parents=True, exist_ok=True)
+        try:
+            self._committed = msgspec.json.decode(self._note.read_bytes(), type=Committed)
+        except (FileNotFoundError, msgspec.DecodeError):
+            self._committed = Committed()
+
+    def waiting_bytes(self) -> int:
+        """Bytes written and not yet committed, over all streams."""
+        waiting = 0
+        for stream in capture.streams(self._wal):
+            done = self._committed.positions.get(stream, 0)
+            for number, path in capture.segments(self._wal, stream):
+                if number >= done >> 32:
+                    start = done & _OFFSET if number == done >> 32 else len(capture.MAGIC)
+                    waiting += max(0, path.stat().st_size - start)
+        return waiting
+
+    def commit_all(self) -> int:
+        """Commit everything written before the call; returns the rows committed. Raises DeltaError, OSError."""
+        before = self.counts.rows
+        for stream in capture.streams(self._wal):
+            closed: list[SegmentReader] = []
+            for pending in self._read(stream, closed):
+                self._commit(stream, pending)
+                self._committed.positions[stream] = pending.end
+                self._write_note()
+            self._remove(closed)
+        return self.counts.rows - before
+
+    # --- reading the log ---------------------------------------------------------------------------------------------
+
+    def _read(self, stream: str, closed: list[SegmentReader]) -> Iterator[_Pending]:
+        """What lies beyond the noted position, in portions. Closed segments read to their end go to `closed`."""
+        done = self._committed.positions.get(stream, 0)
+        existing = capture.segments(self._wal, stream)
+        newest = existing[-1][0] if existing else 0
+        pending = _Pending(end=done)
+        for number, path in existing:
+            reader = SegmentReader(path, closed=number < newest)
+            if number >= done >> 32:
+                for offset, record in reader.records(done & _OFFSET if number == done >> 32 else 0):
+                    if isinstance(record, Context):
+                        self._contexts[record.id] = record
+                        continue
+                    self._add(pending, path, number << 32 | offset, record)
+                    if pending.rows >= BATCH_ROWS_MAX:
+                        yield pending
+                        pending = _Pending(end=pending.end)
+                pending.end = max(pending.end, number << 32 | reader.offset)
+            if number < newest:
+                closed.append(reader)
+        if pending.end > done or pending.rows:
+            yield pending
+
+    def _add(self, pending: _Pending, path: Path, position: int, record: Prediction | Labels) -> None:
+        pending.end = position
+        if isinstance(record, Labels):
+            pending.labels.setdefault((record.workspace, record.model), []).append((position, record))
+            pending.rows += len(record.event_ids)
+            return
+        if record.context not in self._contexts:
+            self._learn_contexts(path)
+        context = self._contexts.get(record.context)
+        if context is None:  # it lay in a damaged frame
+            self.counts.damaged_frames += 1
+            return
+        key = (context.workspace, context.environment, context.model)
+        pending.predictions.setdefault(key, []).append((position, context, record))
+        pending.rows += len(record.event_ids)
+
+    def _learn_contexts(self, path: Path) -> None:
+        """Read a segment's contexts from its head, which a reader that resumed in its middle has not seen."""
+        for _, record in SegmentReader(path, closed=True).records():
+            if isinstance(record, Context):
+                self._contexts[record.id] = record
+
+    # --- committing --------------------------------------------------------------------------------------------------
+
+    def _commit(self, stream: str, pending: _Pending) -> None:
+        for (workspace, environment, model), found in pending.predictions.items():
+            folder = tables.predictions_folder(self._root, workspace, environment, model)
+            for name, items in self._by_table(folder, found).items():
+                table = tables.read_catalogue(folder).table(name)
+                path = folder / name
+                fresh = self._beyond(path, stream, items)
+                if fresh:
+                    frame = expansion.prediction_rows(table, [(context, record) for _, (context, record) in fresh])
+                    self._append(path, frame, stream, pending.end)
+        for (workspace, model), arrived in pending.labels.items():
+            path = tables.labels_table(self._root, workspace, model)
+            fresh_labels = self._beyond(path, stream, arrived)
+            if fresh_labels:
+                frame = expansion.label_rows([record for _, record in fresh_labels])
+                self._append(path, frame, stream, pending.end)
+
+    def _by_table(
+        self, folder: Path, found: list[tuple[int, Context, Prediction]]
+    ) -> dict[str, list[tuple[int, tuple[Context, Prediction]]]]:
+        """Sort records to the tables their signatures belong to; new signatures are written down first."""
+        catalogue = tables.read_catalogue(folder)
+        changed = False
+        grouped: dict[str, list[tuple[int, tuple[Context, Prediction]]]] = {}
+        for position, context, record in found:
+            changed |= catalogue.assign(context.id.hex(), tables.inputs_of(context.signature))
+            grouped.setdefault(catalogue.contexts[context.id.hex()], []).append((position, (context, record)))
+        if changed:
+            tables.write_catalogue(folder, catalogue)
+        return grouped
+
+    def _beyond(self, path: Path, stream: str, items: list[tuple[int, T]]) -> list[tuple[int, T]]:
+        """The items the table does not have yet."""
+        table = self._table(path)
+        done = table.transaction_version(_APPLICATION + stream) if table is not None else None
+        return items if done is None else [item for item in items if item[0] > done]
+
+    def _table(self, path: Path) -> DeltaTable | None:
+        table = self._open.get(path)
+        if table is None and DeltaTable.is_deltatable(str(path)):
+            table = self._open[path] = DeltaTable(str(path))
+        return table
+
+    def _append(self, path: Path, frame: pl.DataFrame, stream: str, position: int) -> None:
+        """One Delta commit: the rows, and the position up to which the table now has the stream."""
+        started = time.perf_counter()
+        table = self._table(path)
+        properties = CommitProperties(app_transactions=[Transaction(_APPLICATION + stream, position)])
+        try:
+            if table is None:
+                path.mkdir(parents=True, exist_ok=True)
+                write_deltalake(
+                    str(path),
+                    frame,
+                    mode="append",
+                    partition_by=["date"],
+                    configuration=_TABLE_PROPERTIES,
+                    commit_properties=properties,
+                )
+                table = self._open[path] = DeltaTable(str(path))
+            else:
+                write_deltalake(table, frame, mode="append", schema_mode="merge", commit_properties=properties)
+        except BaseException:
+            self._open.pop(path, None)  # whatever it holds may be behind; the next attempt reads the log again
+            raise
+        self._unsynced.append((path, table.version()))
+        self.counts.commits += 1
+        self.counts.rows += frame.height
+        self.counts.last_commit_ms = round((time.perf_counter() - started) * 1000, 1)
+
+    def _write_note(self) -> None:
+        staging = self._note.with_suffix(".new")
+        staging.write_bytes(msgspec.json.encode(self._committed))
+        staging.rename(self._note)
+
+    # --- letting go of segments --------------------------------------------------------------------------------------
+
+    def _remove(self, closed: list[SegmentReader]) -> None:
+        """Delete committed closed segments, once the tables are on the disk. What could not be read is set aside."""
+        if not closed:
+            return
+        self._sync_tables()
+        for reader in closed:
+            if reader.damaged_frames or reader.torn_bytes:
+                self.counts.damaged_frames += reader.damaged_frames
+                self.counts.torn_bytes += reader.torn_bytes
+                _log.error(
+                    "%s: %d damaged records, %d bytes of an unfinished one; kept as %s",
+                    reader.path.name,
+                    reader.damaged_frames,
+                    reader.torn_bytes,
+                    reader.path.with_suffix(DAMAGED).name,
+                )
+                reader.path.rename(reader.path.with_suffix(DAMAGED))
+            else:
+                reader.path.unlink(missing_ok=True)
+            self.counts.segments_deleted += 1
+        for path in sorted(self._wal.glob(f"*{DAMAGED}"))[:-DAMAGED_KEPT_MAX]:
+            path.unlink()
+
+    def _sync_tables(self) -> None:
+        """fsync what was committed since the last time: data files, log entries, and their folders."""
+        folders: set[Path] = set()
+        for table, version in self._unsynced:
+            entry = table / "_delta_log" / f"{version:020d}.json"
+            for path in (entry, *_added_files(table, entry)):
+                _sync(path)
+                folders.add(path.parent)
+            folders.add(table)
+        for folder in folders:
+            _sync(folder)
+        self._unsynced.clear()
+
+
+def _added_files(table: Path, entry: Path) -> list[Path]:
+    lines = (msgspec.json.decode(line) for line in entry.read_bytes().splitlines())
+    return [table / unquote(line["add"]["path"]) for line in lines if "add" in line]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Service:
+    """The process around a committer: when to commit, and the socket."""
+
+    def __init__(self, committer: Committer, *, interval_s: float, bytes_max: int) -> None:
+        self._committer = committer
+        self._interval_s = interval_s
+        self._bytes_max = bytes_max
+        self._one_at_a_time = asyncio.Lock()
+        self._last_s = time.monotonic()
+
+    async def commit(self) -> int:
+        async with self._one_at_a_time:
+            try:
+                rows = await asyncio.to_thread(self._committer.commit_all)
+            except Exception as error:
+                self._committer.counts.last_error = f"{type(error).__name__}: {error}"[:500]
+                raise
+            finally:
+                self._last_s = time.monotonic()
+            self._committer.counts.last_error = None
+            return rows
+
+    async def commit_when_due(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            waiting = self._committer.waiting_bytes()
+            overdue = self._interval_s > 0 and time.monotonic() - self._last_s >= self._interval_s
+            if waiting >= self._bytes_max or (waiting and overdue):
+                try:
+                    await self.commit()
+                except (DeltaError, OSError, TooManyTablesError) as error:
+                    _log.error("commit failed, will be tried again: %s", error)
+                    await asyncio.sleep(RETRY_S)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
+        try:
+            if not sockets.key_matches(scope["headers"], key):
+                raise Refusal(401, "the socket's key is missing or wrong", "read it from the file beside the socket")
+            match (scope["method"], scope["path"]):
+                case ("POST", "/flush"):
+                    self._committer.counts.flushes += 1
+                    try:
+                        rows = await self.commit()
+                    except (DeltaError, OSError, TooManyTablesError) as error:
+                        raise Refusal(503, f"commit failed: {error}"[:1000], "see the committer's log") from None
+                    await asgi.reply(send, 200, b'{"rows": %d}' % rows)
+                case ("GET", "/counters"):
+                    waiting = self._committer.waiting_bytes()
+                    body = msgspec.json.encode({"waiting_bytes": waiting, "committer": self._committer.counts})
+                    await asgi.reply(send, 200, body)
+                case (method, path):
+                    raise Refusal(404, f"no {method} {path}", "POST /flush, GET /counters")
+        except Refusal as refusal:
+            await asgi.refuse(send, refusal)
+
+
+async def serve(state: Path, *, interval_s: float, bytes_max: int) -> None:
+    """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
+    service = Service(Committer(state), interval_s=interval_s, bytes_max=bytes_max)
+    listener, key = sockets.listen_unix(state / "run" / "committer.sock")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await service.app(scope, receive, send, key)
+
+    server = asgi.edge(app)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    write_handle(state / "run" / "committer.json")
+    timer = asyncio.create_task(service.commit_when_due())
+    await server.serve(sockets=[listener])
+    timer.cancel()
+    try:
+        await service.commit()
+    except (DeltaError, OSError, TooManyTablesError) as error:
+        _log.error("the last commit failed; the log keeps what waits: %s", error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="steersman.dataplane.committer", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--interval-s", type=float, default=5.0)
+    parser.add_argument("--bytes", type=int, default=16 * 1024 * 1024, dest="bytes_max")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    wal: Path = arguments.state / "wal"
+    wal.mkdir(parents=True, exist_ok=True)
+    lock = os.open(wal / "committer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("committer: another committer works on this state directory; stop it first")
+    uvloop.run(serve(arguments.state, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
+
+
+if __name__ == "__main__":
+    main()

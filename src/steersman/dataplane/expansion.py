@@ -1,0 +1,173 @@
+"""From records of the write-ahead log to rows of the tables.
+
+A record holds what passed over the wire: a columnar batch as JSON, once for every version that saw it. Here the batches
+of many requests become one Polars frame a table. Columns are concatenated as Python lists, one `extend` a batch, and typed
+once at the end: that is what makes a day of traffic cost milliseconds. A value that does not fit its column (a request the
+worker refused) becomes null; the row stays, with its status and error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from steersman.dataplane import protocol, routing
+from steersman.dataplane.capture import Context, Labels, Prediction
+from steersman.dataplane.tables import UNSIGNED_FIELD, PredictionsTable
+
+_POLARS_TYPES: dict[str, pl.DataType] = {
+    "boolean": pl.Boolean(),
+    "string": pl.String(),
+    "double": pl.Float64(),
+    "long": pl.Int64(),
+}
+_INSTANT = pl.Datetime("us", "UTC")
+_LONG = range(-(2**63), 2**63)
+
+
+class _Batch(msgspec.Struct):
+    """Rows of one record, already columns."""
+
+    record: Prediction
+    inputs: dict[str, list[Any]]
+    entities: list[str | None]
+    scores: list[float | None]
+    outputs: list[str | None]
+
+
+def prediction_rows(table: PredictionsTable, items: Sequence[tuple[Context, Prediction]]) -> pl.DataFrame:
+    """One frame for a table: a row for each (event × variant), in the order of the log, with all of the table's inputs."""
+    batches = [_batch(table, context, record) for context, record in items]
+    inputs = pl.DataFrame(
+        [
+            _series(name, [value for batch in batches for value in batch.inputs[name]], _POLARS_TYPES[kind])
+            for name, kind in table.inputs.items()
+        ]
+    )
+    ats = [batch.record.at_us for batch in batches]
+    counts = [len(batch.record.event_ids) for batch in batches]
+
+    def per_record(name: str, values: Iterable[Any], dtype: pl.DataType) -> pl.Series:
+        spread = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+        return pl.Series(name, spread, dtype=dtype)
+
+    return pl.DataFrame(
+        [
+            pl.Series("event_id", [one for b in batches for one in b.record.event_ids], dtype=pl.String()),
+            per_record("at", ats, pl.Int64()).cast(_INSTANT),
+            per_record("date", map(date_of, ats), pl.String()),
+            per_record("version", (b.record.version for b in batches), pl.String()),
+            per_record("digest", (b.record.digest for b in batches), pl.String()),
+            per_record("release", (b.record.release for b in batches), pl.String()),
+            per_record("variant", (b.record.variant for b in batches), pl.String()),
+            per_record("probability", (b.record.probability for b in batches), pl.Float64()),
+            pl.Series("entity", [one for b in batches for one in b.entities], dtype=pl.String()),
+            inputs.to_struct("inputs"),
+            pl.Series("score", [one for b in batches for one in b.scores], dtype=pl.Float64()),
+            pl.Series("outputs", [one for b in batches for one in b.outputs], dtype=pl.String()),
+            per_record("status", (b.record.status for b in batches), pl.Int32()),
+            per_record("error", (b.record.error for b in batches), pl.String()),
+            per_record("latency_ms", (b.record.latency_ms for b in batches), pl.Float64()),
+            per_record("request_id", (b.record.request_id for b in batches), pl.String()),
+        ]
+    )
+
+
+def label_rows(records: Sequence[Labels]) -> pl.DataFrame:
+    """One frame for the labels of one model, in the order of arrival."""
+    ats = [at for record in records for at in record.ats_us]
+    sources = [record.source for record in records for _ in record.event_ids]
+    return pl.DataFrame(
+        [
+            pl.Series("event_id", [one for record in records for one in record.event_ids], dtype=pl.String()),
+            pl.Series("at", ats, dtype=pl.Int64()).cast(_INSTANT),
+            pl.Series("date", [date_of(at) for at in ats], dtype=pl.String()),
+            pl.Series("value", [one for record in records for one in record.values], dtype=pl.Float64()),
+            pl.Series("source", sources, dtype=pl.String()),
+        ]
+    )
+
+
+def date_of(at_us: int) -> str:
+    """The UTC date of an instant, the partition it belongs to."""
+    return datetime.fromtimestamp(at_us // 1_000_000, UTC).date().isoformat()
+
+
+def _batch(table: PredictionsTable, context: Context, record: Prediction) -> _Batch:
+    rows = len(record.event_ids)
+    given = _given(record.request, rows)
+    entities: list[str | None] = [None] * rows
+    if context.sticky_by is not None and context.sticky_by in given:
+        entities = [None if value is None else routing.entity_text(value) for value in given[context.sticky_by]]
+    scores, outputs = _outputs(record.outputs, rows)
+    return _Batch(record, _inputs(table, context, given, rows), entities, scores, outputs)
+
+
+def _given(request: bytes, rows: int) -> dict[str, list[Any]]:
+    try:
+        tensors = protocol.decode_request(request).inputs
+    except protocol.EnvelopeError:
+        return {}
+    return {tensor.name: tensor.data for tensor in tensors if len(tensor.data) == rows}
+
+
+def _inputs(table: PredictionsTable, context: Context, given: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
+    if not context.signature:
+        names = list(given)
+        lines: list[Any] = [
+            msgspec.json.encode(dict(zip(names, row, strict=True))).decode()
+            for row in zip(*given.values(), strict=True)
+        ]
+        given = {UNSIGNED_FIELD: lines or [None] * rows}
+    missing: list[Any] = [None] * rows
+    return {name: given.get(name, missing) for name in table.inputs}
+
+
+def _outputs(raw: bytes, rows: int) -> tuple[list[float | None], list[str | None]]:
+    """Score of each row (first output, where it is one number), and all outputs as JSON where there is more."""
+    nothing: list[None] = [None] * rows
+    if not raw:
+        return list(nothing), list(nothing)
+    try:
+        tensors = protocol.decode_outputs(raw)
+    except protocol.EnvelopeError:
+        return list(nothing), list(nothing)
+    widths = [len(tensor.data) // rows if len(tensor.data) % rows == 0 else 0 for tensor in tensors]
+    if not tensors or 0 in widths:
+        return list(nothing), list(nothing)
+    first = tensors[0].data
+    numeric = widths[0] == 1 and {type(value) for value in first} <= {float, int, bool, type(None)}
+    scores = [None if value is None else float(value) for value in first] if numeric else list(nothing)
+    if numeric and len(tensors) == 1:
+        return scores, list(nothing)
+    lines: list[str | None] = []
+    for row in range(rows):
+        cell = {
+            tensor.name: tensor.data[row] if width == 1 else tensor.data[row * width : (row + 1) * width]
+            for tensor, width in zip(tensors, widths, strict=True)
+        }
+        lines.append(msgspec.json.encode(cell).decode())
+    return scores, lines
+
+
+def _series(name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
+    try:
+        return pl.Series(name, values, dtype=dtype, strict=True)
+    except (TypeError, pl.exceptions.PolarsError, OverflowError):
+        return pl.Series(name, [_fitting(value, dtype) for value in values], dtype=dtype)
+
+
+def _fitting(value: Any, dtype: pl.DataType) -> Any:
+    if dtype == pl.String():
+        return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+    if dtype == pl.Boolean():
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if dtype == pl.Float64():
+        return float(value)
+    return int(value) if value == int(value) and int(value) in _LONG else None

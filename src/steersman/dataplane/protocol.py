@@ -1,0 +1,242 @@
+"""The Open Inference Protocol (v2, JSON) as this router and its workers speak it: columnar batches of rows.
+
+One tensor a column, all of one length; `null` in the data is a missing value. The router reads the envelope only: tensor
+data stays raw bytes unless rows must be told apart, so that a batch for one version passes through as it came.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+ROWS_MAX = 100_000
+"""Rows of one request: at 25 columns about 20 MB of JSON, more than an online call should carry."""
+
+LABELS_MAX = 100_000
+"""Labels of one call."""
+
+ID_CHARS_MAX = 200
+"""Length of an event id or a request id."""
+
+
+class EnvelopeError(ValueError):
+    """The body is JSON but no request of this protocol; the message names the field."""
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """One input or output tensor with its data left undecoded."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: msgspec.Raw
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One input or output tensor, decoded; flat data in row-major order."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any]
+
+
+class RequestParameters(msgspec.Struct, frozen=True):
+    event_ids: list[str] | None = None
+
+
+class InferEnvelope(msgspec.Struct, frozen=True):
+    inputs: list[Envelope]
+    id: str | None = None
+    parameters: RequestParameters | None = None
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    inputs: list[Tensor]
+    id: str | None = None
+
+
+class InferAnswer(msgspec.Struct, frozen=True):
+    """A worker's answer; `outputs` stays raw."""
+
+    outputs: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True):
+    error: str = ""
+    next_step: str = ""
+
+
+class Label(msgspec.Struct, frozen=True):
+    event_id: str
+    value: float | bool
+    at: str | None = None
+
+
+class LabelsRequest(msgspec.Struct, frozen=True):
+    labels: list[Label]
+    source: str = "api"
+
+
+_envelopes = msgspec.json.Decoder(InferEnvelope)
+_answers = msgspec.json.Decoder(InferAnswer)
+_requests = msgspec.json.Decoder(InferRequest)
+_labels = msgspec.json.Decoder(LabelsRequest)
+_failures = msgspec.json.Decoder(Failure)
+_tensors = msgspec.json.Decoder(list[Tensor])
+_lists = msgspec.json.Decoder(list[Any])
+_encoder = msgspec.json.Encoder()
+
+
+def decode_envelope(body: bytes) -> tuple[InferEnvelope, int]:
+    """The envelope and its number of rows. Raises EnvelopeError; tensor data is checked by the worker, not here."""
+    try:
+        request = _envelopes.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(str(error)) from None
+    return request, rows_of(request.inputs)
+
+
+def rows_of(inputs: Sequence[Envelope | Tensor]) -> int:
+    """Rows of a batch: the first dimension, which every input shares. Columns are `[n]` or `[n, 1]`."""
+    if not inputs:
+        raise EnvelopeError("inputs: no tensors")
+    rows = -1
+    for tensor in inputs:
+        shape = tensor.shape
+        if not shape or len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+            raise EnvelopeError(f"inputs: {tensor.name}: shape {shape}, expected [rows]")
+        if rows == -1:
+            rows = shape[0]
+        elif shape[0] != rows:
+            raise EnvelopeError(f"inputs: {tensor.name}: {shape[0]} rows, the first input has {rows}")
+    if not 1 <= rows <= ROWS_MAX:
+        raise EnvelopeError(f"inputs: {rows} rows, expected 1 to {ROWS_MAX}")
+    return rows
+
+
+def event_ids_of(request: InferEnvelope, rows: int) -> list[str]:
+    """The caller's event ids, checked, or fresh ones, one a row."""
+    given = request.parameters.event_ids if request.parameters is not None else None
+    if given is None:
+        return uuid7s(rows)
+    if len(given) != rows:
+        raise EnvelopeError(f"parameters.event_ids: {len(given)} ids for {rows} rows")
+    if len(set(given)) != rows:
+        raise EnvelopeError("parameters.event_ids: an id occurs twice in one batch")
+    for event_id in given:
+        if not 1 <= len(event_id) <= ID_CHARS_MAX:
+            raise EnvelopeError(f"parameters.event_ids: an id must have 1 to {ID_CHARS_MAX} characters")
+    return given
+
+
+def decode_labels(body: bytes) -> LabelsRequest:
+    try:
+        request = _labels.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(str(error)) from None
+    if not 1 <= len(request.labels) <= LABELS_MAX:
+        raise EnvelopeError(f"labels: {len(request.labels)} labels, expected 1 to {LABELS_MAX}")
+    if len(request.source) > ID_CHARS_MAX:
+        raise EnvelopeError(f"source: more than {ID_CHARS_MAX} characters")
+    for label in request.labels:
+        if not 1 <= len(label.event_id) <= ID_CHARS_MAX:
+            raise EnvelopeError(f"labels: an event_id must have 1 to {ID_CHARS_MAX} characters")
+    return request
+
+
+def decode_request(body: bytes) -> InferRequest:
+    """A request with all its data, as a worker and the committer read it."""
+    try:
+        return _requests.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(str(error)) from None
+
+
+def decode_outputs(raw: bytes) -> list[Tensor]:
+    try:
+        return _tensors.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(f"outputs: {error}") from None
+
+
+def decode_answer(body: bytes) -> bytes:
+    """The raw `outputs` of a worker's answer."""
+    try:
+        return bytes(_answers.decode(body).outputs)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(str(error)) from None
+
+
+def decode_failure(body: bytes) -> Failure:
+    """What a worker said of a request it did not answer; empty where it said nothing readable."""
+    try:
+        return _failures.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Failure()
+
+
+def decode_values(raw: msgspec.Raw) -> list[Any]:
+    try:
+        return _lists.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(f"inputs: data: {error}") from None
+
+
+def encode_request(inputs: Sequence[Tensor]) -> bytes:
+    return _encoder.encode({"inputs": inputs})
+
+
+def encode_answer(
+    *,
+    request_id: str | None,
+    model: str,
+    version: str,
+    event_ids: Sequence[str],
+    variants: Sequence[str],
+    outputs: bytes | Sequence[Tensor],
+) -> bytes:
+    """The router's answer. Raw outputs are placed as they are."""
+    return _encoder.encode(
+        {
+            "id": request_id,
+            "model_name": model,
+            "model_version": version,
+            "parameters": {"event_ids": event_ids, "variants": variants},
+            "outputs": msgspec.Raw(outputs) if isinstance(outputs, bytes) else outputs,
+        }
+    )
+
+
+def uuid7s(count: int) -> list[str]:
+    """`count` UUIDs of version 7 (RFC 9562): sortable by time, made from one read of randomness."""
+    stamp = (time.time_ns() // 1_000_000) & (2**48 - 1)
+    noise = os.urandom(10 * count)
+    ids = []
+    for index in range(count):
+        part = int.from_bytes(noise[10 * index : 10 * index + 10], "big")
+        value = (stamp << 80) | (0x7 << 76) | ((part >> 68) << 64) | (0b10 << 62) | (part & (2**62 - 1))
+        text = f"{value:032x}"
+        ids.append(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
+    return ids
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def parse_instant(text: str) -> int:
+    """Microseconds since the epoch of an RFC 3339 time, which must be UTC. Raises EnvelopeError."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise EnvelopeError(f"{text[:40]!r} is no RFC 3339 time") from None
+    offset = instant.utcoffset()
+    if offset is None or offset.total_seconds() != 0:
+        raise EnvelopeError(f"{text[:40]!r} is not UTC; write it with Z")
+    delta = instant - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

@@ -1,0 +1,95 @@
+"""Unix sockets between our own processes.
+
+The control server steers router and committer over sockets in `run/`, mode 0600. That keeps other users out but not a
+worker, which runs as the same user; a worker loads hostile files. So each socket has a key beside it (`<socket>.key`),
+new at every start: a worker's sandbox cannot read it, and a request without it is refused.
+
+A state directory may lie deep, and a socket address holds 108 bytes: both ends reach the folder through a descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import http.client
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+KEY_HEADER = "x-steersman-key"
+
+
+class SocketUnavailableError(Exception):
+    """Nobody answers on the socket; the process behind it is starting, or dead."""
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
+
+
+def key_path(path: Path) -> Path:
+    return path.with_name(path.name + ".key")
+
+
+def listen_unix(path: Path) -> tuple[socket.socket, bytes]:
+    """Bind `path` afresh (a dead predecessor's socket is removed) and write a new key; returns socket and key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    key = secrets.token_hex(32)
+    staging = key_path(path).with_suffix(".new")
+    staging.unlink(missing_ok=True)
+    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key)
+    staging.rename(key_path(path))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with _short(path) as address:
+            listener.bind(address)
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener, key.encode()
+
+
+def key_matches(headers: list[tuple[bytes, bytes]], key: bytes) -> bool:
+    given = next((value for name, value in headers if name == KEY_HEADER.encode()), b"")
+    return hmac.compare_digest(given, key)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with _short(self._path) as address:
+            self.sock.connect(address)
+
+
+def call_unix(path: Path, method: str, target: str, body: bytes = b"", *, timeout_s: float = 30.0) -> tuple[int, bytes]:
+    """One request on a process's socket, blocking; returns status and body.
+
+    Raises SocketUnavailableError when nobody listens, or the answer does not come within `timeout_s`.
+    """
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        key = key_path(path).read_text()
+        connection.request(method, target, body, {KEY_HEADER: key, "Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise SocketUnavailableError(f"{path.name}: {type(error).__name__}: {error}") from error
+    finally:
+        connection.close()

@@ -1,0 +1,121 @@
+"""The shape of the inference log's two Delta tables, for the committer that writes and the readers that join.
+
+`tables/<workspace>/<environment>/<model>/predictions`, partitioned by `date`, one row a (prediction × variant);
+`tables/<workspace>/<model>/labels`, partitioned by the `date` of arrival. Inputs are a typed struct from the signature.
+A column more in a new version evolves the table; a column that changes its type begins a new one beside it
+(`predictions-2`, …): readers take the union, and no old file is rewritten.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from steersman.dataplane.configuration import Column, ColumnType
+
+TABLES_MAX = 50
+"""Tables of one model and environment: each incompatible signature begins one."""
+
+_DELTA_TYPES: dict[ColumnType, str] = {
+    "BOOL": "boolean",
+    "BYTES": "string",
+    "FP32": "double",
+    "FP64": "double",
+    "INT8": "long",
+    "INT16": "long",
+    "INT32": "long",
+    "INT64": "long",
+    "UINT8": "long",
+    "UINT16": "long",
+    "UINT32": "long",
+    "UINT64": "long",
+}
+
+CATALOGUE = "tables.json"
+
+UNSIGNED_FIELD = "json"
+"""Where a model has no signature, the inputs struct holds this one field: the row as JSON."""
+
+
+def logged_type(column: ColumnType) -> str:
+    """Delta's type for a signature's: widths are widened, so that `integer` → `long` is no new table."""
+    return _DELTA_TYPES[column]
+
+
+def predictions_folder(root: Path, workspace: str, environment: str, model: str) -> Path:
+    """Folder of the tables of one model in one environment, and of the catalogue that lists them."""
+    return root / workspace / environment / model
+
+
+class PredictionsTable(msgspec.Struct, kw_only=True):
+    """One table: its folder's name, and the fields of its `inputs` struct with Delta's types."""
+
+    name: str
+    inputs: dict[str, str]
+
+
+class Catalogue(msgspec.Struct, kw_only=True):
+    """The tables of one model and environment, oldest first, and which table each signature (by context id) goes to.
+
+    An assignment is written down before the first commit that relies on it and never changes, so that a log read again
+    after a crash finds its records where it put them.
+    """
+
+    tables: list[PredictionsTable] = []
+    contexts: dict[str, str] = {}
+
+    def table(self, name: str) -> PredictionsTable:
+        return next(table for table in self.tables if table.name == name)
+
+    def assign(self, context_id: str, inputs: dict[str, str]) -> bool:
+        """Find a table for a signature: the newest that agrees on every shared column, else a new one.
+
+        Returns whether the catalogue changed and must be stored.
+        """
+        if context_id in self.contexts:
+            return False
+        for table in reversed(self.tables):
+            if all(table.inputs.get(name, kind) == kind for name, kind in inputs.items()):
+                table.inputs.update(inputs)
+                self.contexts[context_id] = table.name
+                return True
+        number = len(self.tables) + 1
+        if number > TABLES_MAX:
+            raise TooManyTablesError(f"more than {TABLES_MAX} incompatible signatures in one environment")
+        name = "predictions" if number == 1 else f"predictions-{number}"
+        self.tables.append(PredictionsTable(name=name, inputs=dict(inputs)))
+        self.contexts[context_id] = name
+        return True
+
+
+class TooManyTablesError(Exception):
+    """A model changes its signature incompatibly over and over: give the new one a name of its own."""
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    try:
+        return msgspec.json.decode((folder / CATALOGUE).read_bytes(), type=Catalogue)
+    except FileNotFoundError:
+        return Catalogue()
+
+
+def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
+    """Replace the catalogue in one step, on the disk before this returns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / (CATALOGUE + ".new")
+    with staging.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(catalogue)))
+        file.flush()
+        os.fsync(file.fileno())
+    staging.rename(folder / CATALOGUE)
+
+
+def inputs_of(signature: tuple[Column, ...]) -> dict[str, str]:
+    """Fields of the inputs struct for a signature."""
+    return {column.name: logged_type(column.type) for column in signature} or {UNSIGNED_FIELD: "string"}
+
+
+def labels_table(root: Path, workspace: str, model: str) -> Path:
+    return root / workspace / model / "labels"
