@@ -8,7 +8,6 @@ session of its own and end the whole group, because `mlflow server` is a parent 
 
 from __future__ import annotations
 
-import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -20,7 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from steersman.domain.errors import Misconfigured
+from steersman.domain.errors import Misconfigured, SteersmanError
+from steersman.plugins.registries.mlflow import MlflowRegistry
+from steersman.plugins.registries.mlflow_rest import TIMEOUT_S, MlflowRest
 from steersman_mlflow_guard.identity import HEADER, KEY_VARIABLE, Access, Caller, Kind, new_key, sign
 from steersman_mlflow_guard.protection import FILE_VARIABLE
 
@@ -135,15 +136,19 @@ def _environment(directory: Path, protection: Path, key: str) -> dict[str, str]:
     }
 
 
+def registry(child: EmbeddedMlflow, *, timeout_s: float = TIMEOUT_S) -> MlflowRegistry:
+    """The control server's own way into the embedded MLflow: the registry plugin with the system's identity."""
+
+    def signed(method: str, target: str) -> dict[str, str]:
+        return {HEADER: sign(SYSTEM, key=child.key, method=method, target=target, now_s=time.time())}
+
+    return MlflowRegistry(MlflowRest(child.url, headers=signed, timeout_s=timeout_s))
+
+
 def answers(child: EmbeddedMlflow, *, timeout_s: float = 5.0) -> bool:
     """Readiness: the registry answers a question that needs the database and passes the guard."""
-    target = "/api/2.0/mlflow/registered-models/search?max_results=1"
-    connection = http.client.HTTPConnection("127.0.0.1", child.port, timeout=timeout_s)
     try:
-        signed = sign(SYSTEM, key=child.key, method="GET", target=target, now_s=time.time())
-        connection.request("GET", target, headers={HEADER: signed})
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        registry(child, timeout_s=timeout_s).check()
+    except SteersmanError:
         return False
-    finally:
-        connection.close()
+    return True
