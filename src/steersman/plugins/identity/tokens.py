@@ -19,7 +19,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -162,8 +162,7 @@ class Identities:
 
     def disable_user(self, subject: str, now: datetime) -> UserRow:
         """From now on none of their sessions and tokens is accepted, nor the tokens of services they own."""
-        found = self._user(subject)
-        row = UserRow(subject=subject, grants=found.grants, created_at=found.created_at, disabled_at=now)
+        row = replace(self._user(subject), disabled_at=now)
         self.store.put_user(row)
         return row
 
@@ -228,8 +227,7 @@ class Identities:
         if row is None:
             raise NotFound("there is no such token", next_step="`steersman token list` shows the ids.")
         if row.revoked_at is None:
-            fields = {name: getattr(row, name) for name in TokenRow.__dataclass_fields__}
-            row = TokenRow(**(fields | {"revoked_at": now}))
+            row = replace(row, revoked_at=now)
             self.store.put_token(row)
         return row
 
@@ -316,15 +314,7 @@ class Identities:
     def log_out(self, presented: Secret, now: datetime) -> None:
         row = self.store.session(secret_hash(presented))
         if row is not None and row.ended_at is None:
-            self.store.put_session(
-                SessionRow(
-                    hash=row.hash,
-                    subject=row.subject,
-                    created_at=row.created_at,
-                    expires_at=row.expires_at,
-                    ended_at=now,
-                )
-            )
+            self.store.put_session(replace(row, ended_at=now))
 
 
 def _access_of(row: TokenRow, owner: UserRow) -> Access:

@@ -45,11 +45,11 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.ASCII)
 
-_TRANSLATED = tuple(
-    ipaddress.ip_network(text)
-    for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "::ffff:0:0:0/96")
-)
-"""IPv6 forms that carry an IPv4 address inside (NAT64, 6to4, Teredo, compatible, translated): never a peer of ours."""
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All global IPv6 addresses in use; what lies outside is special, NAT64 and IPv4-compatible forms among it."""
+
+_TUNNELS = (ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("2001::/32"))
+"""6to4 and Teredo: they carry an IPv4 address inside, and no receiver of messages has one."""
 
 
 class RefusedPeer(Exception):
@@ -78,8 +78,10 @@ def judged(text: str, permitted: Sequence[Network]) -> Address:
         address = address.ipv4_mapped
     if any(address in network for network in permitted if network.version == address.version):
         return address
-    translated = any(address in network for network in _TRANSLATED if network.version == address.version)
-    if translated or not address.is_global or address.is_multicast or address.is_reserved:
+    special = isinstance(address, ipaddress.IPv6Address) and (
+        address not in _UNICAST or any(address in tunnel for tunnel in _TUNNELS)
+    )
+    if special or not address.is_global or address.is_multicast or address.is_reserved:
         raise RefusedPeer(f"{address} is not a public address")
     return address
 
@@ -218,6 +220,8 @@ class Webhook:
                 connection.request("POST", self._channel.target, body, self._headers(body))
                 response = connection.getresponse()
                 response.read(BODY_BYTES_MAX)
+                if time.monotonic() >= deadline:  # cut off by the timer, which a parser takes for the end
+                    raise TimeoutError
                 return response.status
         raise failed or OSError("no address")
 
