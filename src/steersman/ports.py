@@ -6,10 +6,10 @@ plugin stands behind which port. Every port has a conformance suite in `steersma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -105,11 +105,10 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     digest: str
     artifact: Path
-    format: str
+    format: Format
     file: str
-    signature: Sequence[SignatureColumn] = ()
+    signature: tuple[Column, ...] = ()
     output: str = "score"
-    params: Sequence[str] = ()
     threads: int = 1
     extra_columns: Sequence[str] = ()
     code_allowed: bool = False
@@ -241,6 +240,10 @@ class Datasets(Protocol):
         """Rows with `time_from` <= time < `time_until` whose label was known by `known_until`, written to `into`."""
         ...
 
+    def read(self, path: Path, columns: Sequence[str]) -> Mapping[str, Any]:
+        """Columns of a snapshot as NumPy arrays, in its order (numbers float64, times datetime64, text object)."""
+        ...
+
 
 # --- Router: who answers ---------------------------------------------------------------------------------------------
 
@@ -282,3 +285,86 @@ class Notifier(Protocol):
     """Tells people. Losing a message loses nothing else: the ledger and the console have it."""
 
     def notify(self, channel: str, subject: str, text: str) -> None: ...
+
+
+# --- Inference log: what was asked, answered and turned out true ----------------------------------------------------
+
+
+class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Events both versions answered, with the label known by then; float64 arrays of one length, in event order."""
+
+    reference: Any
+    compared: Any
+    labels: Any
+
+
+class AnsweredRows(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version answered in a span: `columns` name → array (numbers or text), `scores`, and `labels` (NaN where
+    none was known yet); all of length `rows`."""
+
+    rows: int
+    columns: Mapping[str, Any]
+    scores: Any
+    labels: Any
+
+
+class ArmCount(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests' rows one version answered in a span as one variant; `errors` counts answers of status 500 and above."""
+
+    digest: str
+    release: str
+    variant: str
+    rows: int
+    errors: int
+
+
+@runtime_checkable
+class InferenceLog(Protocol):
+    """The two tables of a model as questions. Spans are event time, `since` <= at < `until`."""
+
+    def flush(self) -> None:
+        """Return when everything captured before the call can be read. Raises `LogError` when it cannot be done."""
+        ...
+
+    def paired(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+    ) -> PairedRows:
+        """Events of the span answered by both digests whose label had arrived by `as_of`."""
+        ...
+
+    def answered(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        digest: str,
+    ) -> AnsweredRows:
+        """What callers got from a digest (variants stable and candidate; copies are not answers)."""
+        ...
+
+    def latencies(
+        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+    ) -> Any:
+        """Milliseconds of each request a digest answered to callers, as an array; wall time."""
+        ...
+
+    def counts(
+        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
+    ) -> list[ArmCount]: ...
+
+
+class LogError(Exception):
+    """The inference log could not be read or committed; the text says why."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from steersman.decide.judging import SettlementAction, settle_inconclusive
 from steersman.domain import spec
 from steersman.domain.events import Action
 from steersman.domain.release import Completion, Opened, Phase, Release, completed, moved
@@ -24,7 +25,7 @@ GATES_STEP = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateResult:
+class GateFact:
     """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so."""
 
     gate: str
@@ -56,7 +57,7 @@ class Facts:
     tier: int
     horizon: timedelta
     gates_declared: int
-    gates: tuple[GateResult, ...] | None
+    gates: tuple[GateFact, ...] | None
     gates_broken: str | None = None
     in_effect: bool
     drained: bool = True
@@ -254,26 +255,27 @@ def _inconclusive(
     facts: Facts, step: spec.Analysis, verdicts: Mapping[str, Verdict | None], evidence: tuple[Evidence, ...]
 ) -> Move:
     """The time for an analysis is over and the data cannot tell: what the document says happens."""
-    said = "; ".join(
-        f"{metric}: {verdict.because if verdict else 'not measured'}" for metric, verdict in verdicts.items()
-    )
-    note = Note(action=Action.ANALYSIS_CONCLUDED, because=f"inconclusive: {said}", data=_summaries(evidence))
-    policy = step.when_inconclusive
-    within = all(
-        verdict is not None
-        and verdict.outcome in (Outcome.SUCCESSFUL, Outcome.INCONCLUSIVE)
-        and verdict.estimate is not None
-        and verdict.estimate <= step.margin
-        for verdict in verdicts.values()
-    )
-    if policy is spec.OnInconclusive.PROMOTE_WITHIN_MARGIN and within and facts.tier <= 1:
-        return _next(
-            facts, f"inconclusive, estimate within the margin of {step.margin:g}: {said}", note, evidence=evidence
+    settled = [
+        settle_inconclusive(
+            verdict or Verdict(outcome=Outcome.ERROR, because=f"{metric} was not measured", metric=metric),
+            policy=step.when_inconclusive,
+            tier=facts.tier,
+            elapsed=facts.now - facts.release.step_started_at,
+            max_duration=step.duration_max,
+            blocks_min=step.blocks_min,
         )
-    if policy is spec.OnInconclusive.PAUSE:
-        move = _pause(facts, f"inconclusive, a person decides: {said}", resumes=Phase.PROGRESSING)
+        for metric, verdict in verdicts.items()
+        if verdict is None or verdict.outcome is not Outcome.SUCCESSFUL
+    ]
+    because = "; ".join(settlement.because for settlement in settled)
+    note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
+    actions = {settlement.action for settlement in settled}
+    if SettlementAction.ROLLBACK in actions:
+        move = degrade(facts.release, _failure(facts.release), now=facts.now, because=because)
+    elif actions == {SettlementAction.PROMOTE}:
+        return _next(facts, because, note, evidence=evidence)
     else:
-        move = degrade(facts.release, _failure(facts.release), now=facts.now, because=f"inconclusive: {said}")
+        move = _pause(facts, because, resumes=Phase.PROGRESSING)
     return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
 
 

@@ -16,7 +16,6 @@ class OperationKind(StrEnum):
     STOP = "stop"
     ROUTE = "route"
     ALIAS = "alias"
-    INGEST = "ingest"
     GATE = "gate"
     TRAIN = "train"
 

@@ -64,7 +64,6 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     signature: tuple[Column, ...]
     output: str = "score"
-    params: tuple[str, ...] = ()
     registered_at: datetime
     registered_by: str
     author_chain: tuple[str, ...] = ()

@@ -157,7 +157,11 @@ class Transaction:
         return None if row is None else _document(row)
 
     def document_by_digest(self, digest: str) -> StoredDocument | None:
-        row = self._connection.execute(sa.select(t.document).where(t.document.c.digest == digest).limit(1)).mappings().first()
+        row = (
+            self._connection.execute(sa.select(t.document).where(t.document.c.digest == digest).limit(1))
+            .mappings()
+            .first()
+        )
         return None if row is None else _document(row)
 
     def documents(self, kind: str) -> list[StoredDocument]:
@@ -234,7 +238,9 @@ class Transaction:
     def release(self, release_id: str) -> Release | None:
         return self._one(sa.select(t.release.c.body).where(t.release.c.id == release_id), Release)
 
-    def releases(self, workspace: str | None = None, model: str | None = None, environment: str | None = None) -> list[Release]:
+    def releases(
+        self, workspace: str | None = None, model: str | None = None, environment: str | None = None
+    ) -> list[Release]:
         """Oldest first."""
         query = sa.select(t.release.c.body).order_by(
             t.release.c.workspace, t.release.c.model, t.release.c.environment, t.release.c.number
@@ -287,7 +293,15 @@ class Transaction:
         self._run(sa.insert(t.pair_block).values(**_columns(block)))
 
     def pair_blocks(
-        self, workspace: str, environment: str, model: str, *, reference: str, compared: str, metric: str, since: datetime
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        reference: str,
+        compared: str,
+        metric: str,
+        since: datetime,
     ) -> list[PairBlock]:
         """Blocks that began at or after `since`, oldest first."""
         query = (
@@ -308,7 +322,9 @@ class Transaction:
             for row in self._connection.execute(query).mappings()
         ]
 
-    def add_window(self, window: Window, profiles: bytes) -> None:
+    def put_window(self, window: Window, profiles: bytes) -> None:
+        """Keep a window; one measured again before a crash was recorded takes the place of the first."""
+        self._run(sa.delete(t.window).where(_window_is(window)))
         self._run(
             sa.insert(t.window).values(
                 workspace=window.workspace,
@@ -321,6 +337,19 @@ class Transaction:
                 profiles=profiles,
             )
         )
+
+    def save_window(self, window: Window) -> None:
+        self._run(sa.update(t.window).where(_window_is(window)).values(body=_json(window)))
+
+    def window(self, workspace: str, environment: str, model: str, digest: str, start: datetime) -> Window | None:
+        query = sa.select(t.window.c.body).where(
+            t.window.c.workspace == workspace,
+            t.window.c.environment == environment,
+            t.window.c.model == model,
+            t.window.c.digest == digest,
+            t.window.c.start == start.isoformat(),
+        )
+        return self._one(query, Window)
 
     def windows(self, workspace: str, environment: str, model: str, *, digest: str | None = None) -> list[Window]:
         query = (
@@ -355,6 +384,15 @@ class Transaction:
     def operation(self, key: str) -> Operation | None:
         return self._one(sa.select(t.operation.c.body).where(t.operation.c.key == key), Operation)
 
+    def operations_like(self, prefix: str) -> list[Operation]:
+        """Operations whose key begins with `prefix`, in the order they were asked for."""
+        query = (
+            sa.select(t.operation.c.body)
+            .where(t.operation.c.key >= prefix, t.operation.c.key < prefix + "\U0010ffff")
+            .order_by(t.operation.c.seq)
+        )
+        return self._all(query, Operation)
+
     def open_operations(self) -> list[Operation]:
         """Intended or running, in the order they were asked for."""
         query = (
@@ -372,7 +410,11 @@ class Transaction:
         if current.lease_owner not in (None, owner) and current.lease_until > now_s:
             return None
         claimed = msgspec.structs.replace(
-            current, lease_owner=owner, lease_until=now_s + lease_s, epoch=current.epoch + 1, state=OperationState.RUNNING
+            current,
+            lease_owner=owner,
+            lease_until=now_s + lease_s,
+            epoch=current.epoch + 1,
+            state=OperationState.RUNNING,
         )
         self._run(sa.update(t.operation).where(t.operation.c.id == claimed.id).values(**_operation_columns(claimed)))
         return claimed
@@ -426,7 +468,9 @@ class Transaction:
     def incident(self, incident_id: str) -> Incident | None:
         return self._one(sa.select(t.incident.c.body).where(t.incident.c.id == incident_id), Incident)
 
-    def incidents(self, workspace: str | None = None, model: str | None = None, *, open_only: bool = False) -> list[Incident]:
+    def incidents(
+        self, workspace: str | None = None, model: str | None = None, *, open_only: bool = False
+    ) -> list[Incident]:
         query = sa.select(t.incident.c.body).order_by(t.incident.c.seq)
         if workspace is not None:
             query = query.where(t.incident.c.workspace == workspace)
@@ -498,7 +542,9 @@ class Transaction:
         ).first()
         return None if row is None else (int(row[0]), str(row[1]))
 
-    def monitor_state(self, workspace: str, model: str, environment: str, monitor: str, kind: type[Record]) -> Record | None:
+    def monitor_state(
+        self, workspace: str, model: str, environment: str, monitor: str, kind: type[Record]
+    ) -> Record | None:
         query = sa.select(t.monitor_state.c.body).where(
             t.monitor_state.c.workspace == workspace,
             t.monitor_state.c.model == model,
@@ -507,7 +553,9 @@ class Transaction:
         )
         return self._one(query, kind)
 
-    def put_monitor_state(self, workspace: str, model: str, environment: str, monitor: str, state: msgspec.Struct) -> None:
+    def put_monitor_state(
+        self, workspace: str, model: str, environment: str, monitor: str, state: msgspec.Struct
+    ) -> None:
         values = {"workspace": workspace, "model": model, "environment": environment, "monitor": monitor}
         where = sa.and_(*(t.monitor_state.c[name] == value for name, value in values.items()))
         self._run(sa.delete(t.monitor_state).where(where))
@@ -529,6 +577,16 @@ class Transaction:
 def _columns(record: msgspec.Struct) -> dict[str, Any]:
     values = msgspec.structs.asdict(record)
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _window_is(window: Window) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        t.window.c.workspace == window.workspace,
+        t.window.c.environment == window.environment,
+        t.window.c.model == window.model,
+        t.window.c.digest == window.digest,
+        t.window.c.start == window.start.isoformat(),
+    )
 
 
 def _document(row: Any) -> StoredDocument:

@@ -1,0 +1,467 @@
+"""What people ask for: each command is one transaction that changes state and says in the ledger who asked and why.
+
+Commands never touch the world; the loop carries them out. Whether the caller may is decided before (`server.security`),
+who may *agree* is decided here, because it depends on the release: not its author, not twice, not for another version.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from steersman.decide.rolling_out import GATES_STEP, degrade, pause, resume
+from steersman.decide.routing import in_progress, live, promoted
+from steersman.domain import spec
+from steersman.domain.documents import canonical, digest, examine, identity
+from steersman.domain.errors import BadDocument, BadRequest, Conflict, NotAllowed, NotFound
+from steersman.domain.events import Action, Event
+from steersman.domain.identifiers import new_id
+from steersman.domain.incident import Incident, IncidentState, Remedy
+from steersman.domain.linting import Finding as LintFinding
+from steersman.domain.linting import lint
+from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
+from steersman.domain.version import Version
+from steersman.loop.reconciler import Reconciler, release_event
+from steersman.loop.registering import VersionRefused, refusal, register
+from steersman.loop.world import Documents, World
+from steersman.store.transaction import Approval, StoredDocument, Transaction
+
+
+class Commands:
+    """Every command of the API. `actor` is the subject of a verified identity; `because` a reason people can read."""
+
+    def __init__(self, world: World, documents: Documents, reconciler: Reconciler) -> None:
+        self._world = world
+        self._documents = documents
+        self._reconciler = reconciler
+
+    # --- documents
+
+    def apply(self, raw: Sequence[Mapping[str, Any]], *, actor: str, dry_run: bool = False) -> list[dict[str, Any]]:
+        """Make documents the declared state: all of them or none. Raises BadDocument with every problem of the first bad one."""
+        parsed: list[spec.Document] = []
+        for data in raw:
+            problems, document = examine(data)
+            if document is None or problems:
+                raise BadDocument(problems)
+            parsed.append(document)
+        capabilities = {"local": self._world.target.capabilities}
+        results = []
+        with self._world.store.write() as tx:
+            for document in parsed:
+                findings = lint(document, capabilities) if isinstance(document, spec.Model) else []
+                results.append(self._apply_one(tx, document, findings, actor=actor, dry_run=dry_run))
+        return results
+
+    def _apply_one(
+        self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool
+    ) -> dict[str, Any]:
+        kind, workspace, name = identity(document)
+        new_digest = digest(document)
+        stored = tx.document(kind, workspace, name)
+        result: dict[str, Any] = {
+            "kind": kind,
+            "workspace": workspace,
+            "name": name,
+            "digest": new_digest,
+            "findings": [{"path": f.path, "level": str(f.level), "message": f.message} for f in findings],
+        }
+        if stored is not None and stored.digest == new_digest:
+            return {**result, "outcome": "unchanged", "revision": stored.revision}
+        revision = stored.revision + 1 if stored else 1
+        if not dry_run:
+            tx.put_document(
+                StoredDocument(
+                    kind=kind,
+                    workspace=workspace,
+                    name=name,
+                    revision=revision,
+                    digest=new_digest,
+                    at=self._world.clock.now(),
+                    actor=actor,
+                    body=canonical(document).decode(),
+                )
+            )
+            because = f"revision {revision} of {kind} {name}"
+            tx.append(
+                self._event(
+                    Action.DOCUMENT_APPLIED,
+                    actor,
+                    workspace,
+                    "document",
+                    f"{kind}/{name}",
+                    because,
+                    {"revision": revision, "digest": new_digest},
+                )
+            )
+        return {**result, "outcome": "created" if stored is None else "changed", "revision": revision}
+
+    # --- versions
+
+    def register(self, workspace: str, name: str, number: int, *, actor: str) -> Version:
+        """Bring a registered version's bytes in. Raises VersionRefused after recording the refusal."""
+        with self._world.store.read() as tx:
+            model = self._documents.model(tx, workspace, name)
+            known = tx.version(workspace, name, number)
+        if known is not None:
+            return known
+        try:
+            version, record = register(self._world, model, number, actor=actor)
+        except VersionRefused as error:
+            with self._world.store.write() as tx:
+                tx.append(refusal(model, number, world=self._world, actor=actor, because=error.message))
+            raise
+        with self._world.store.write() as tx:
+            record(tx)
+        return version
+
+    def retire(self, workspace: str, name: str, number: int, *, actor: str, because: str) -> Version:
+        """Take a version out of use for good; refused while it answers or is on its way."""
+        with self._world.store.write() as tx:
+            version = self._version(tx, workspace, name, number)
+            releases = tx.releases(workspace, name)
+            for environment in {r.environment for r in releases}:
+                there = [r for r in releases if r.environment == environment]
+                serving = live(there)
+                coming = in_progress(there)
+                if (serving and serving.version == number) or (coming and coming.version == number):
+                    raise Conflict(
+                        f"version {number} of {name} is in use in {environment}",
+                        next_step=f"Release another version there first, or steersman rollback {name}.",
+                    )
+            if version.retired_at is not None:
+                return version
+            retired = msgspec.structs.replace(
+                version, retired_at=self._world.clock.now(), retired_because=_reason(because)
+            )
+            tx.put_version(retired)
+            event_name = f"{name}/{number}"
+            data = {"version": number, "digest": version.digest}
+            tx.append(self._event(Action.VERSION_RETIRED, actor, workspace, "version", event_name, because, data))
+        return retired
+
+    # --- releases
+
+    def release(
+        self,
+        workspace: str,
+        name: str,
+        number: int,
+        environment: str,
+        *,
+        actor: str,
+        because: str,
+        opened: Opened = Opened.COMMAND,
+        incident: str | None = None,
+    ) -> Release:
+        """Open a release. What happens when one is on its way stands in the document (`concurrency`)."""
+        with self._world.store.write() as tx:
+            return self.open_release(
+                tx, workspace, name, number, environment, actor=actor, because=because, opened=opened, incident=incident
+            )
+
+    def open_release(
+        self,
+        tx: Transaction,
+        workspace: str,
+        name: str,
+        number: int,
+        environment: str,
+        *,
+        actor: str,
+        because: str,
+        opened: Opened,
+        incident: str | None = None,
+    ) -> Release:
+        """`release` inside a transaction the caller holds, so that a remedy and its incident change together."""
+        model = self._documents.model(tx, workspace, name)
+        version = self._version(tx, workspace, name, number)
+        self._refuse_unreleasable(model, version, environment)
+        releases = tx.releases(workspace, name, environment)
+        policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
+        coming = in_progress(releases)
+        if coming is not None and opened is not Opened.ROLLBACK and policy.concurrency is spec.Concurrency.REJECT:
+            raise Conflict(f"release {coming.number} of {name} is still on its way in {environment}")
+        if coming is not None and (opened is Opened.ROLLBACK or policy.concurrency is spec.Concurrency.SUPERSEDE):
+            self._give_up(tx, coming, Completion.SUPERSEDED, actor=actor, because="a newer release takes its place")
+        now = self._world.clock.now()
+        serving = live(releases)
+        stored = tx.document("Model", workspace, name)
+        assert stored is not None
+        release = Release(
+            id=new_id("rel"),
+            workspace=workspace,
+            model=name,
+            environment=environment,
+            number=max((r.number for r in releases), default=0) + 1,
+            version=number,
+            digest=version.digest,
+            previous=serving.arm if serving else None,
+            document=stored.digest,
+            phase=Phase.PENDING,
+            step=GATES_STEP,
+            step_started_at=now,
+            opened=opened,
+            opened_at=now,
+            opened_by=actor,
+            incident=incident,
+            because=_reason(because),
+        )
+        tx.add_release(release)
+        data: dict[str, object] = {
+            "release": release.number,
+            "version": number,
+            "digest": version.digest,
+            "document": stored.digest,
+            "previous": serving.version if serving else None,
+            "opened": str(opened),
+            "incident": incident,
+        }
+        tx.append(
+            release_event(release, Action.RELEASE_OPENED, at=now, actor=actor, because=release.because, data=data)
+        )
+        return release
+
+    def _refuse_unreleasable(self, model: spec.Model, version: Version, environment: str) -> None:
+        if version.retired_at is not None:
+            raise Conflict(
+                f"version {version.number} was retired: {version.retired_because}", next_step="Release another version."
+            )
+        if environment not in model.spec.environments:
+            declared = ", ".join(sorted(model.spec.environments)) or "none"
+            raise NotFound(
+                f"model {version.model} declares no environment {environment!r}; it declares {declared}",
+                next_step="Add it under spec.environments and apply the document.",
+            )
+
+    def approve(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Agree to the present step. Not the one who opened it, nor anyone in the version's author chain."""
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            version = self._version(tx, release.workspace, release.model, release.version)
+            if actor in (release.opened_by, *version.author_chain):
+                raise NotAllowed(
+                    f"{actor} made or opened what is to be approved, and cannot approve it",
+                    next_step="Ask somebody else with the role approver.",
+                )
+            before_steps = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
+            step = GATES_STEP if before_steps else release.step
+            if any(a.actor == actor and a.step == step for a in tx.approvals(release.id)):
+                return release
+            now = self._world.clock.now()
+            tx.add_approval(Approval(release=release.id, step=step, actor=actor, at=now, because=_reason(because)))
+            data: dict[str, object] = {
+                "release": release.number,
+                "version": release.version,
+                "digest": release.digest,
+                "document": release.document,
+                "step": step,
+            }
+            tx.append(release_event(release, Action.RELEASE_APPROVED, at=now, actor=actor, because=because, data=data))
+            return release
+
+    def reject(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Disagree: the release ends, as Aborted or, if it answered already, as RolledBack."""
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            now = self._world.clock.now()
+            tx.append(release_event(release, Action.RELEASE_REJECTED, at=now, actor=actor, because=_reason(because)))
+            return self._give_up(tx, release, None, actor=actor, because=f"rejected by {actor}: {because}")
+
+    def abort(self, release_id: str, *, actor: str, because: str) -> Release:
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            return self._give_up(tx, release, None, actor=actor, because=f"aborted by {actor}: {_reason(because)}")
+
+    def _give_up(
+        self, tx: Transaction, release: Release, ending: Completion | None, *, actor: str, because: str
+    ) -> Release:
+        if release.phase is Phase.DEGRADED:
+            return release
+        ending = ending or (Completion.ROLLED_BACK if release.exposed else Completion.ABORTED)
+        move = degrade(release, ending, now=self._world.clock.now(), because=because)
+        return self._reconciler.apply(tx, release, move, actor=actor)
+
+    def pause(self, release_id: str, *, actor: str, because: str) -> Release:
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            try:
+                move = pause(release, now=self._world.clock.now(), because=f"paused by {actor}: {_reason(because)}")
+            except IllegalTransition as error:
+                raise Conflict(f"a release that is {release.phase} cannot be paused") from error
+            return self._reconciler.apply(tx, release, move, actor=actor)
+
+    def resume(self, release_id: str, *, actor: str, because: str) -> Release:
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            if release.phase is not Phase.PAUSED:
+                raise Conflict(f"release {release.number} is {release.phase}, not Paused")
+            policy = self._policy(tx, release)
+            waits_for_approval = release.resumes is Phase.PENDING or (
+                isinstance(policy.strategy.steps[release.step], spec.Approval)
+            )
+            if waits_for_approval:
+                raise Conflict(
+                    f"release {release.number} waits for an approval, which `resume` does not replace",
+                    next_step=f"steersman approve {release.id} --because …",
+                )
+            move = resume(
+                release, policy, now=self._world.clock.now(), because=f"resumed by {actor}: {_reason(because)}"
+            )
+            return self._reconciler.apply(tx, release, move, actor=actor)
+
+    def promote(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Go on without the analyses and pauses still to come; gates, approvals and guardrails stand."""
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            if release.phase not in (Phase.PROGRESSING, Phase.PAUSED) or release.resumes is Phase.PENDING:
+                raise Conflict(f"release {release.number} is {release.phase}; only one past its gates can be promoted")
+            full = msgspec.structs.replace(release, full=True, because=f"promote --full by {actor}: {_reason(because)}")
+            if release.phase is Phase.PAUSED:
+                move = resume(release, self._policy(tx, release), now=self._world.clock.now(), because=full.because)
+                after = msgspec.structs.replace(move.release, full=True)
+                move = type(move)(release=after, notes=move.notes)
+                return self._reconciler.apply(tx, release, move, actor=actor)
+            now = self._world.clock.now()
+            tx.append(release_event(full, Action.RELEASE_RESUMED, at=now, actor=actor, because=full.because))
+            return tx.save_release(release, full)
+
+    def retry(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Open the same version again after a release that did not make it."""
+        with self._world.store.read() as tx:
+            release = self._release(tx, release_id)
+        if release.completion in (None, Completion.PROMOTED, Completion.FAST_PROMOTED):
+            raise Conflict(
+                f"release {release.number} is {release.completion or release.phase}; there is nothing to retry"
+            )
+        return self.release(
+            release.workspace, release.model, release.version, release.environment, actor=actor, because=because
+        )
+
+    def rollback(self, workspace: str, name: str, environment: str, *, actor: str, because: str) -> Release:
+        """Bring the previous promoted version back: warm, it takes seconds."""
+        with self._world.store.write() as tx:
+            self._documents.model(tx, workspace, name)
+            standing = promoted(tx.releases(workspace, name, environment))
+            if not standing:
+                raise Conflict(f"no version of {name} was ever promoted in {environment}")
+            serving = standing[-1]
+            earlier = [r for r in standing if r.version != serving.version]
+            if not earlier:
+                raise Conflict(
+                    f"version {serving.version} is the only one of {name} ever promoted in {environment}",
+                    next_step="Release another version instead.",
+                )
+            target = earlier[-1]
+            data: dict[str, object] = {"from": serving.version, "to": target.version}
+            tx.append(
+                release_event(
+                    serving,
+                    Action.ROLLBACK_REQUESTED,
+                    at=self._world.clock.now(),
+                    actor=actor,
+                    because=_reason(because),
+                    data=data,
+                )
+            )
+            return self.open_release(
+                tx,
+                workspace,
+                name,
+                target.version,
+                environment,
+                actor=actor,
+                because=f"rollback from version {serving.version}: {because}",
+                opened=Opened.ROLLBACK,
+            )
+
+    # --- incidents
+
+    def accept_incident(self, incident_id: str, *, actor: str, because: str) -> Incident:
+        """A person takes the incident as it is; it closes without a remedy."""
+        with self._world.store.write() as tx:
+            incident = tx.incident(incident_id)
+            if incident is None:
+                raise NotFound(f"no incident {incident_id}")
+            if incident.state is IncidentState.CLOSED:
+                return incident
+            now = self._world.clock.now()
+            after = msgspec.structs.replace(
+                incident,
+                state=IncidentState.CLOSED,
+                resolved_at=now,
+                remedy=Remedy.ACCEPT,
+                because=f"accepted by {actor}: {_reason(because)}",
+            )
+            tx.append(
+                self._event(Action.INCIDENT_ACCEPTED, actor, incident.workspace, "incident", incident.id, because, {})
+            )
+            return tx.save_incident(incident, after)
+
+    # --- manual changes
+
+    def record_manual_change(
+        self, workspace: str, name: str, *, actor: str, because: str, refused: bool, data: Mapping[str, Any]
+    ) -> int:
+        """Keep what somebody tried, or did, beside the release process; returns the ledger index."""
+        action = Action.MANUAL_CHANGE_REFUSED if refused else Action.MANUAL_CHANGE_OBSERVED
+        with self._world.store.write() as tx:
+            return tx.append(self._event(action, actor, workspace, "model", name, because, dict(data)))
+
+    # --- small things
+
+    def _policy(self, tx: Transaction, release: Release) -> spec.EnvironmentPolicy:
+        model = self._documents.revision(tx, release.document)
+        return model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+
+    def _release(self, tx: Transaction, release_id: str) -> Release:
+        release = tx.release(release_id)
+        if release is None:
+            raise NotFound(f"no release {release_id}", next_step="`steersman status MODEL` names the releases.")
+        return release
+
+    def _open_release(self, tx: Transaction, release_id: str) -> Release:
+        release = self._release(tx, release_id)
+        if release.completion is not None:
+            raise Conflict(f"release {release.number} is over: {release.completion}")
+        return release
+
+    def _version(self, tx: Transaction, workspace: str, name: str, number: int) -> Version:
+        version = tx.version(workspace, name, number)
+        if version is None:
+            known = ", ".join(str(v.number) for v in tx.versions(workspace, name)) or "none"
+            raise NotFound(
+                f"version {number} of {name} is not registered here; known: {known}",
+                next_step=f"steersman release {name} VERSION registers it first if the registry has it.",
+            )
+        return version
+
+    def _event(
+        self,
+        action: Action,
+        actor: str,
+        workspace: str,
+        kind: str,
+        name: str,
+        because: str,
+        data: dict[str, Any],
+        at: datetime | None = None,
+    ) -> Event:
+        return Event(
+            action=action,
+            at=at or self._world.clock.now(),
+            actor=actor,
+            workspace=workspace,
+            kind=kind,
+            name=name,
+            because=because,
+            data=data,
+        )
+
+
+def _reason(because: str) -> str:
+    """Raises BadRequest for an empty reason: what is recorded must say why."""
+    if not because.strip():
+        raise BadRequest("a reason is required", next_step="Add --because 'why'.")
+    return because.strip()[:2000]

@@ -1,0 +1,125 @@
+"""Carries out operations: claims a row, makes the effect, writes the result. It makes no choices of its own.
+
+An operation is claimed with a lease and an epoch, so two control servers never both write its result; its effect may
+happen more than once (a crash between effect and result), therefore every effect is an `ensure` under the operation's
+key. What an operation *means* stands in `loop.effects`, one function a kind; here is only how it is kept alive, retried
+and recorded.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from steersman.domain.events import Action, Event
+from steersman.domain.operation import ATTEMPTS_MAX, BACKOFF_S, Operation, OperationKind, OperationState
+from steersman.loop.effects import EFFECTS, Effect, Ended
+from steersman.loop.world import Documents, World
+from steersman.store.transaction import Stale
+
+LEASE_S = 30.0
+"""Wall seconds a claim lasts: longer than any single call of an adapter, short enough for a quick takeover."""
+
+Reached = Callable[[str], None]
+"""Called with a name before and after each effect; the crash tests end the process there."""
+
+
+class Executor:
+    """Runs open operations of one installation. `owner` names this process among control servers."""
+
+    def __init__(
+        self, world: World, documents: Documents, *, owner: str, reached: Reached = lambda _point: None
+    ) -> None:
+        self._world = world
+        self._documents = documents
+        self._owner = owner
+        self._reached = reached
+
+    def turn(self, *, training_before: datetime | None = None) -> bool:
+        """Try every open operation once, in the order they were asked for; True if any moved.
+
+        `training_before`: leave alone trainings asked for at or after this event time (a replay collects a training at
+        a settled point of event time, so that its result does not depend on the machine's speed).
+        """
+        moved = False
+        with self._world.store.read() as tx:
+            operations = tx.open_operations()
+        for operation in operations:
+            if not self.leaves(operation, training_before):
+                moved = self._attempt(operation) or moved
+        return moved
+
+    @staticmethod
+    def leaves(operation: Operation, training_before: datetime | None) -> bool:
+        """True for a training that was started at or after `training_before` and may go on by itself."""
+        young = training_before is not None and operation.at >= training_before
+        return young and operation.kind is OperationKind.TRAIN and operation.state is OperationState.RUNNING
+
+    def _attempt(self, operation: Operation) -> bool:
+        now_s = time.time()
+        with self._world.store.write() as tx:
+            claimed = tx.claim(operation, owner=self._owner, now_s=now_s, lease_s=LEASE_S)
+        if claimed is None:
+            return False
+        effect: Effect = EFFECTS[claimed.kind]
+        self._reached(f"{claimed.kind}:before")
+        try:
+            ended = effect(self._world, self._documents, claimed)
+        except Exception as error:  # whatever an adapter raises is an attempt that failed, never the end of the loop
+            return self._failed(claimed, error)
+        self._reached(f"{claimed.kind}:after")
+        if ended is None:
+            return operation.state is not OperationState.RUNNING
+        self._succeeded(claimed, ended)
+        self._reached(f"{claimed.kind}:recorded")
+        return True
+
+    def _succeeded(self, operation: Operation, ended: Ended) -> None:
+        state = OperationState.FAILED if ended.failed else OperationState.SUCCEEDED
+        done = msgspec.structs.replace(
+            operation, state=state, result=ended.result, error=ended.failed, lease_owner=None, lease_until=0.0
+        )
+        try:
+            with self._world.store.write() as tx:
+                tx.save_operation(done)
+                if ended.record is not None:
+                    ended.record(tx)
+        except Stale:
+            return  # another process took it over meanwhile and writes its own result
+
+    def _failed(self, operation: Operation, error: Exception) -> bool:
+        attempts = operation.attempts + 1
+        final = attempts >= ATTEMPTS_MAX
+        text = f"{type(error).__name__}: {error}"[:2000] or traceback.format_exc(limit=1)
+        after = msgspec.structs.replace(
+            operation,
+            attempts=attempts,
+            state=OperationState.FAILED if final else OperationState.INTENDED,
+            error=text,
+            not_before=time.time() + BACKOFF_S[min(attempts, len(BACKOFF_S) - 1)],
+            lease_owner=None,
+            lease_until=0.0,
+        )
+        try:
+            with self._world.store.write() as tx:
+                tx.save_operation(after)
+                if final:
+                    tx.append(self._gave_up(after))
+        except Stale:
+            return False
+        return final
+
+    def _gave_up(self, operation: Operation) -> Event:
+        args: dict[str, Any] = operation.args
+        return Event(
+            action=Action.OPERATION_FAILED,
+            at=self._world.clock.now(),
+            actor="system",
+            workspace=str(args.get("workspace", "default")),
+            kind="operation",
+            name=operation.key,
+            because=f"{operation.kind} failed {operation.attempts} times: {operation.error}",
+        )

@@ -1,0 +1,169 @@
+"""Gathers the facts about one release for the planner, from the database and from what was just observed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from steersman.decide.judging import judge_paired
+from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, steps_of
+from steersman.decide.routing import in_progress, promoted
+from steersman.domain import spec
+from steersman.domain.operation import OperationKind, OperationState
+from steersman.domain.release import Opened, Phase, Release
+from steersman.domain.verdicts import Verdict
+from steersman.loop.datasets import horizon
+from steersman.loop.observer import Pairing, reading_key
+from steersman.store.transaction import Approval, Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one look at target and router says about one model in one environment."""
+
+    in_effect: bool
+    drained: bool
+    broken: str | None
+
+
+class Readings(msgspec.Struct, frozen=True, kw_only=True):
+    """Guardrail verdicts of one release, as last measured."""
+
+    at: datetime
+    readings: tuple[GuardrailReading, ...] = ()
+
+
+def gate_key(release: Release) -> str:
+    return f"gate/{release.id}"
+
+
+def gather(
+    tx: Transaction,
+    release: Release,
+    releases: Sequence[Release],
+    model: spec.Model,
+    *,
+    environment: spec.EnvironmentSpec,
+    now: datetime,
+    seen: Seen,
+) -> Facts:
+    """Everything `rolling_out.plan` may know about `release`; reads only."""
+    policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+    gates, gates_broken = _gates(tx, release)
+    oldest = in_progress(releases)
+    readings = tx.monitor_state(release.workspace, release.model, release.environment, reading_key(release), Readings)
+    newer = [r.number for r in promoted(releases) if r.number > release.number]
+    return Facts(
+        now=now,
+        release=release,
+        policy=policy,
+        tier=model.spec.tier,
+        horizon=horizon(model),
+        gates_declared=len(model.spec.gates),
+        gates=gates,
+        gates_broken=gates_broken,
+        in_effect=seen.in_effect,
+        drained=seen.drained,
+        waits_for=oldest.number if oldest is not None and oldest.id != release.id and release.active else None,
+        broken=seen.broken,
+        approvers=_approvers(tx.approvals(release.id), release, policy, now),
+        analysis=_analysis(tx, release, policy),
+        guardrails=readings.readings if readings else (),
+        frozen=_frozen(policy, environment, release, now),
+        replaced_by=newer[0] if newer and release.phase is Phase.VERIFYING else None,
+    )
+
+
+def _gates(tx: Transaction, release: Release) -> tuple[tuple[GateFact, ...] | None, str | None]:
+    operation = tx.operation(gate_key(release))
+    if operation is None or not operation.state.ended:
+        return None, None
+    if operation.state is not OperationState.SUCCEEDED or operation.kind is not OperationKind.GATE:
+        return None, operation.error or "cancelled"
+    return msgspec.convert((operation.result or {})["gates"], tuple[GateFact, ...]), None
+
+
+def _approvers(
+    approvals: Sequence[Approval], release: Release, policy: spec.EnvironmentPolicy, now: datetime
+) -> tuple[str, ...]:
+    """Who agreed at the present step and still counts: an approval ages, and each person counts once."""
+    expires = policy.approvals.expires if policy.approvals else spec.Approvals().expires
+    before_steps = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
+    step = GATES_STEP if before_steps else release.step
+    valid = (a.actor for a in approvals if a.step == step and a.at + expires >= now)
+    return tuple(sorted(set(valid)))
+
+
+def present_pairing(release: Release, policy: spec.EnvironmentPolicy) -> Pairing | None:
+    """The comparison the release's present step rests on: its analysis, or its bake against the replaced version."""
+    if release.previous is None or release.opened is Opened.ROLLBACK or release.phase is Phase.PENDING:
+        return None
+    steps = steps_of(policy, release)
+    if release.phase is Phase.VERIFYING:
+        bake = next((step for step in steps[release.step :] if isinstance(step, spec.Bake) and step.metrics), None)
+        since = release.promoted_at
+        judged: spec.Bake | spec.Analysis | None = bake
+    else:
+        step = steps[release.step] if 0 <= release.step < len(steps) else None
+        judged = step if isinstance(step, spec.Analysis) else None
+        since = release.step_started_at
+    if judged is None or since is None or (release.phase is not Phase.VERIFYING and not release.entered):
+        return None
+    return Pairing(
+        workspace=release.workspace,
+        environment=release.environment,
+        model=release.model,
+        reference=release.previous.digest,
+        compared=release.digest,
+        metrics=judged.metrics,
+        block=judged.block,
+        since=since,
+    )
+
+
+def _analysis(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> dict[str, Verdict]:
+    pairing = present_pairing(release, policy)
+    if pairing is None:
+        return {}
+    steps = steps_of(policy, release)
+    judged = next(s for s in steps[release.step :] if isinstance(s, spec.Bake | spec.Analysis) and s.metrics)
+    return {
+        metric: judge_pairing(
+            tx, pairing, metric, margin=judged.margin, blocks_min=judged.blocks_min, alpha=judged.alpha
+        )
+        for metric in pairing.metrics
+    }
+
+
+def judge_pairing(
+    tx: Transaction, pairing: Pairing, metric: str, *, margin: float, blocks_min: int, alpha: float
+) -> Verdict:
+    """The verdict over all blocks of a pairing known by now."""
+    blocks = tx.pair_blocks(
+        pairing.workspace,
+        pairing.environment,
+        pairing.model,
+        reference=pairing.reference,
+        compared=pairing.compared,
+        metric=metric,
+        since=pairing.since,
+    )
+    return judge_paired(
+        [block.harm for block in blocks],
+        margin=margin,
+        metric=metric,
+        blocks_min=blocks_min,
+        alpha=alpha,
+        n_unit="days" if pairing.block.days == 1 else "blocks",
+    )
+
+
+def _frozen(
+    policy: spec.EnvironmentPolicy, environment: spec.EnvironmentSpec, release: Release, now: datetime
+) -> str | None:
+    """Why nothing may start now; a freeze never stops a rollback."""
+    if release.opened is Opened.ROLLBACK:
+        return None
+    active = (f for f in (*policy.freeze, *environment.freeze) if f.starts_at <= now < f.ends_at)
+    return next((f"frozen until {f.ends_at.isoformat()}: {f.reason}" for f in active), None)

@@ -1,0 +1,259 @@
+"""Turns closed windows of the inference log into evidence: pairs, guardrail readings, window metrics and profiles.
+
+Each window is read once when it closes (its inputs) and once when its labels have had their horizon (its performance);
+monitors and pages only read what was kept. A look never re-measures what is there, so looking again is cheap.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+import numpy as np
+
+from steersman.decide.judging import judge_error_rate, judge_latency_ratio
+from steersman.decide.rolling_out import GuardrailReading
+from steersman.decide.routing import live, live_at
+from steersman.domain import spec
+from steersman.domain.release import Phase, Release
+from steersman.domain.verdicts import Outcome, Verdict
+from steersman.loop.datasets import horizon
+from steersman.loop.gathering import Readings, present_pairing
+from steersman.loop.observer import Mark, Pairing, blocks_between, observe_pairing, reading_key
+from steersman.loop.world import Documents, World
+from steersman.ports import AnsweredRows, ArmCount
+from steersman.stats.performance import METRICS, evaluate
+from steersman.stats.profiles import Profile, profile_categorical, profile_numeric, to_bytes
+from steersman.store.transaction import Window
+
+GUARDRAIL_SPAN_MAX = timedelta(days=1)
+"""Guardrails look back at most this far: what happens now counts, and reading stays bounded through a long bake."""
+
+WINDOW_DEFAULT = timedelta(days=1)
+
+
+Measure = Callable[[spec.Model, Release, datetime, timedelta], None]
+"""Measures one window of the version that was live in it."""
+
+
+class Measuring:
+    """Measures every model and environment of an installation."""
+
+    def __init__(self, world: World, documents: Documents) -> None:
+        self._world = world
+        self._documents = documents
+
+    def look(self) -> bool:
+        """Measure what has become measurable; True if evidence was added."""
+        added = False
+        with self._world.store.read() as tx:
+            places = sorted({(r.workspace, r.model, r.environment) for r in tx.releases()})
+        for place in places:
+            with self._world.store.read() as tx:
+                model = self._documents.model(tx, place[0], place[1])
+                releases = tx.releases(*place)
+                pairings = self._pairings(model, releases)
+            for pairing in pairings:
+                added = observe_pairing(self._world, pairing, horizon=horizon(model)) or added
+            for release in releases:
+                added = self._guard(model, release) or added
+            added = self._close_windows(model, releases) or added
+            added = self._mature_windows(model, releases) or added
+        return added
+
+    # --- pairs
+
+    def _pairings(self, model: spec.Model, releases: Sequence[Release]) -> list[Pairing]:
+        pairings = []
+        with self._world.store.read() as tx:
+            for release in releases:
+                if release.completion is None:
+                    document = self._documents.revision(tx, release.document)
+                    policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+                    pairing = present_pairing(release, policy)
+                    if pairing is not None:
+                        pairings.append(pairing)
+            serving = live(releases)
+            challenger = (
+                tx.challenger(serving.workspace, serving.model, serving.environment) if serving is not None else None
+            )
+        monitor = challenger_monitor(model)
+        if serving is not None and challenger is not None and monitor is not None:
+            pairings.append(challenger_pairing(serving, challenger.digest, challenger.since, monitor))
+        return pairings
+
+    # --- guardrails
+
+    def _guard(self, model: spec.Model, release: Release) -> bool:
+        guarded = release.exposed and release.phase in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING)
+        if not guarded or release.completion is not None:
+            return False
+        with self._world.store.read() as tx:
+            policy = self._documents.revision(tx, release.document).spec.environments.get(
+                release.environment, spec.EnvironmentPolicy()
+            )
+            known = tx.monitor_state(
+                release.workspace, release.model, release.environment, reading_key(release), Readings
+            )
+        now = self._world.clock.now()
+        since = max(release.step_started_at, now - GUARDRAIL_SPAN_MAX)
+        if not policy.guardrails or since >= now or (known is not None and known.at == now):
+            return False
+        counts = self._world.log.counts(release.workspace, release.environment, release.model, since=since, until=now)
+        readings = tuple(self._read(guardrail, release, counts, since, now) for guardrail in policy.guardrails)
+        with self._world.store.write() as tx:
+            tx.put_monitor_state(
+                release.workspace,
+                release.model,
+                release.environment,
+                reading_key(release),
+                Readings(at=now, readings=readings),
+            )
+        return True
+
+    def _read(
+        self, guardrail: spec.Guardrail, release: Release, counts: Sequence[ArmCount], since: datetime, now: datetime
+    ) -> GuardrailReading:
+        mine = [c for c in counts if c.digest == release.digest and c.variant in ("candidate", "stable")]
+        requests, errors = sum(c.rows for c in mine), sum(c.errors for c in mine)
+        critical = guardrail.critical
+        if guardrail.name is spec.GuardrailName.ERROR_RATE and guardrail.limit is not None:
+            verdict = judge_error_rate(
+                errors=errors, requests=requests, limit=guardrail.limit.value, requests_min=guardrail.requests_min
+            )
+        else:
+            verdict = self._latency(guardrail, release, since, now)
+            critical = critical and not self._world.clock.replay  # a replay's latency is the replaying machine's
+        return GuardrailReading(name=guardrail.name, critical=critical, verdict=verdict)
+
+    def _latency(self, guardrail: spec.Guardrail, release: Release, since: datetime, now: datetime) -> Verdict:
+        quantile = {"p50-latency": 0.5, "p95-latency": 0.95, "p99-latency": 0.99}.get(guardrail.name)
+        if quantile is None:
+            return Verdict(outcome=Outcome.ERROR, because=f"{guardrail.name} needs a limit")
+        place = (release.workspace, release.environment, release.model)
+        mine = self._world.log.latencies(*place, since=since, until=now, digest=release.digest)
+        if guardrail.ratio is not None and release.previous is not None:
+            theirs = self._world.log.latencies(*place, since=since, until=now, digest=release.previous.digest)
+            return judge_latency_ratio(
+                mine,
+                theirs,
+                ratio_limit=guardrail.ratio,
+                quantile=quantile,
+                requests_min=max(guardrail.requests_min, 2),
+            )
+        if guardrail.limit is None or len(mine) < guardrail.requests_min:
+            return Verdict(outcome=Outcome.INCONCLUSIVE, because=f"{len(mine)} requests", n=len(mine))
+        measured = float(np.quantile(mine, quantile))
+        outcome = Outcome.SUCCESSFUL if guardrail.limit.holds(measured) else Outcome.FAILED
+        because = f"{guardrail.name} {measured:.1f} ms, limit {guardrail.limit.value:g} ms, n={len(mine)} requests"
+        return Verdict(outcome=outcome, because=because, estimate=measured, n=len(mine))
+
+    # --- windows
+
+    def _close_windows(self, model: spec.Model, releases: Sequence[Release]) -> bool:
+        """Profile the inputs of windows that are over."""
+        return self._windows(model, releases, "windows/closed", timedelta(), self._close)
+
+    def _mature_windows(self, model: spec.Model, releases: Sequence[Release]) -> bool:
+        """Measure the performance of windows whose labels have had their horizon."""
+        return self._windows(model, releases, "windows/matured", horizon(model), self._mature)
+
+    def _windows(
+        self, model: spec.Model, releases: Sequence[Release], name: str, wait: timedelta, measure: Measure
+    ) -> bool:
+        promoted_at = min((r.promoted_at for r in releases if r.promoted_at is not None), default=None)
+        if promoted_at is None:
+            return False
+        place = (releases[0].workspace, releases[0].model, releases[0].environment)
+        with self._world.store.read() as tx:
+            mark = tx.monitor_state(*place, name, Mark)
+        length = window_of(model)
+        since = promoted_at if mark is None else mark.until + length
+        done = False
+        for start in blocks_between(since, self._world.clock.now() - wait, length):
+            serving = live_at(releases, start)
+            if serving is not None:
+                measure(model, serving, start, length)
+            with self._world.store.write() as tx:
+                tx.put_monitor_state(*place, name, Mark(until=start))
+            done = True
+        return done
+
+    def _answered(self, release: Release, start: datetime, length: timedelta) -> AnsweredRows:
+        return self._world.log.answered(
+            release.workspace,
+            release.environment,
+            release.model,
+            since=start,
+            until=start + length,
+            as_of=self._world.clock.now(),
+            digest=release.digest,
+        )
+
+    def _close(self, model: spec.Model, release: Release, start: datetime, length: timedelta) -> None:
+        rows = self._answered(release, start, length)
+        profiles = {name: to_bytes(profile_of(values)) for name, values in rows.columns.items()}
+        window = Window(
+            workspace=release.workspace,
+            environment=release.environment,
+            model=release.model,
+            digest=release.digest,
+            version=release.version,
+            start=start,
+            end=start + length,
+            rows=rows.rows,
+        )
+        with self._world.store.write() as tx:
+            tx.put_window(window, msgspec.msgpack.encode(profiles))
+
+    def _mature(self, model: spec.Model, release: Release, start: datetime, length: timedelta) -> None:
+        rows = self._answered(release, start, length)
+        labelled = ~np.isnan(rows.labels) & ~np.isnan(rows.scores)
+        scores, labels = rows.scores[labelled], rows.labels[labelled]
+        metrics = {}
+        for name in metrics_of(model):
+            one_class = METRICS[name].needs_both_classes and len(set(labels.tolist())) < 2
+            if len(labels) and not one_class:
+                metrics[name] = float(evaluate(name, scores, labels))
+        with self._world.store.write() as tx:
+            known = tx.window(release.workspace, release.environment, release.model, release.digest, start)
+            if known is not None:
+                tx.save_window(msgspec.structs.replace(known, labelled=len(labels), metrics=metrics))
+
+
+def profile_of(values: object) -> Profile:
+    """The profile of one column: numeric arrays as numbers, everything else as categories."""
+    array = np.asarray(values)
+    if array.dtype.kind in "fiub":
+        return profile_numeric(array.astype(np.float64))
+    return profile_categorical([None if value is None else str(value) for value in array.tolist()])
+
+
+def window_of(model: spec.Model) -> timedelta:
+    """Length of the model's windows: that of its first monitor which has one."""
+    lengths = (m.window for m in model.spec.monitors if isinstance(m, spec.DriftMonitor | spec.PerformanceMonitor))
+    return next(lengths, WINDOW_DEFAULT)
+
+
+def metrics_of(model: spec.Model) -> list[str]:
+    """Every performance metric the document names, each once, in a fixed order."""
+    named = {m.metric for m in model.spec.monitors if not isinstance(m, spec.DriftMonitor)}
+    named |= {g.metric for g in model.spec.gates if not isinstance(g, spec.PolicyGate)}
+    return sorted(name for name in named if name in METRICS)
+
+
+def challenger_monitor(model: spec.Model) -> spec.ChallengerMonitor | None:
+    return next((m for m in model.spec.monitors if isinstance(m, spec.ChallengerMonitor)), None)
+
+
+def challenger_pairing(serving: Release, challenger: str, since: datetime, monitor: spec.ChallengerMonitor) -> Pairing:
+    """Production compared against its challenger: harm above 0 means production has fallen behind."""
+    return Pairing(
+        workspace=serving.workspace,
+        environment=serving.environment,
+        model=serving.model,
+        reference=challenger,
+        compared=serving.digest,
+        metrics=(monitor.metric,),
+        block=monitor.block,
+        since=max(since, serving.promoted_at or since),
+    )

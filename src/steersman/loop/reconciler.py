@@ -1,0 +1,364 @@
+"""The loop that keeps what is in step with what should be.
+
+It is told nothing: every turn it reads releases and documents, looks at target and router, and does the next thing.
+So the path after a crash is the everyday path. It decides nothing itself: `decide.routing` says who should answer,
+`decide.rolling_out` what a release does next. What it writes is one transaction per decision, each with its entry in the
+ledger; what it wants done in the world it asks for as operations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from steersman.decide.rolling_out import Facts, Move, plan, verdict_data
+from steersman.decide.routing import desired_traffic
+from steersman.domain import spec
+from steersman.domain.documents import parse_document
+from steersman.domain.events import Action, Event
+from steersman.domain.identifiers import new_id
+from steersman.domain.operation import Intent, Operation, OperationKind, OperationState
+from steersman.domain.release import Phase, Release
+from steersman.domain.traffic import Traffic
+from steersman.loop.gathering import Seen, gate_key, gather
+from steersman.loop.routes import compile_configuration, serves
+from steersman.loop.world import Documents, World
+from steersman.ports import RunningReplica
+from steersman.store.transaction import StoredVerdict, Transaction
+
+CHAMPION = "champion"
+"""The registry's alias that follows the live release: an output, never an input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One observation of the world, before anything is decided."""
+
+    replicas: Sequence[RunningReplica]
+    generation: int | None
+
+
+class Reconciler:
+    """Plans for every model and environment of an installation."""
+
+    def __init__(self, world: World, documents: Documents) -> None:
+        self._world = world
+        self._documents = documents
+
+    def turn(self) -> bool:
+        """One pass over everything; True if anything was written."""
+        look = Look(replicas=self._world.target.observe(), generation=self._world.router.generation())
+        with self._world.store.read() as tx:
+            places = sorted({(r.workspace, r.model, r.environment) for r in tx.releases()})
+            traffics = {place: self._traffic(tx, *place) for place in places}
+        moved = self._keep_running(traffics, look)
+        moved = self._keep_routed(traffics, look) or moved
+        for place, traffic in traffics.items():
+            moved = self._advance(*place, traffic, look) or moved
+        return self._keep_tidy(traffics, look) or moved
+
+    # --- what should be
+
+    def _traffic(self, tx: Transaction, workspace: str, model: str, environment: str) -> Traffic:
+        document = self._documents.model(tx, workspace, model)
+        traffic = desired_traffic(
+            tx.releases(workspace, model, environment),
+            lambda release: self._policy(tx, release),
+            challenger=tx.challenger(workspace, model, environment),
+            keep_warm=document.spec.serving.keep_warm,
+        )
+        assert traffic is not None, "places come from releases"
+        return traffic
+
+    def _policy(self, tx: Transaction, release: Release) -> spec.EnvironmentPolicy:
+        document = self._documents.revision(tx, release.document)
+        return document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+
+    def _counts(self, tx: Transaction, traffic: Traffic) -> dict[str, int]:
+        """Replicas each digest needs: all of them for versions that answer or may have to within seconds."""
+        document = self._documents.model(tx, traffic.workspace, traffic.model)
+        full = document.spec.serving.replicas
+        answering = {arm.digest for arm in (traffic.stable, traffic.candidate) if arm is not None}
+        copies = {mirror.arm.digest for mirror in traffic.mirrors}
+        counts = {}
+        for arm in traffic.serving():
+            spare = arm.digest in copies or arm.digest not in {a.digest for a in traffic.warm}
+            counts[arm.digest] = full if arm.digest in answering or not spare else 1
+        return counts
+
+    def _keep_running(self, traffics: dict[tuple[str, str, str], Traffic], look: Look) -> bool:
+        moved = False
+        for traffic in traffics.values():
+            with self._world.store.write() as tx:
+                counts = self._counts(tx, traffic)
+                for arm in traffic.serving():
+                    present = [r for r in look.replicas if _is(r, traffic, arm.digest)]
+                    if len(present) >= counts[arm.digest] and all(r.ready for r in present):
+                        continue
+                    moved = (
+                        self._ask_replicas(tx, traffic, arm.version, arm.digest, counts[arm.digest], present) or moved
+                    )
+        return moved
+
+    def _ask_replicas(
+        self,
+        tx: Transaction,
+        traffic: Traffic,
+        version: int,
+        digest: str,
+        count: int,
+        present: Sequence[RunningReplica],
+    ) -> bool:
+        place = f"{traffic.workspace}/{traffic.environment}/{traffic.model}"
+        prefix = f"replicas/{place}/{digest.removeprefix('sha256:')[:16]}/{count}/"
+        earlier = tx.operations_like(prefix)
+        if earlier and not earlier[-1].state.ended:
+            return False
+        if earlier and earlier[-1].state is OperationState.FAILED:
+            return False  # the release that needs it is told, and gives up
+        if earlier:
+            tx.append(
+                Event(
+                    action=Action.REPLICA_LOST,
+                    at=self._world.clock.now(),
+                    actor="system",
+                    workspace=traffic.workspace,
+                    kind="version",
+                    name=f"{traffic.model}/{version}",
+                    because=f"{len(present)} of {count} replicas in {traffic.environment} were there; started again",
+                    data={"version": version, "environment": traffic.environment},
+                )
+            )
+        args = {
+            "workspace": traffic.workspace,
+            "model": traffic.model,
+            "environment": traffic.environment,
+            "version": version,
+            "digest": digest,
+            "count": count,
+        }
+        intent = Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.REPLICAS, args=args)
+        return self._ask(tx, intent)
+
+    def _keep_routed(self, traffics: dict[tuple[str, str, str], Traffic], look: Look) -> bool:
+        """Write a new configuration when it differs from the newest one, and ask for it to be applied."""
+        with self._world.store.write() as tx:
+            newest = tx.newest_route()
+            models = {place: self._documents.model(tx, place[0], place[1]) for place in traffics}
+            versions = {
+                arm.digest: tx.version(traffic.workspace, traffic.model, arm.version)
+                for traffic in traffics.values()
+                for arm in traffic.serving()
+            }
+            body = compile_configuration(
+                list(traffics.values()),
+                models=models,
+                versions={digest: version for digest, version in versions.items() if version is not None},
+                replicas=look.replicas,
+                newest=newest,
+                replay=self._world.clock.replay,
+                tokens=self._world.tokens(),
+            )
+            generation = newest[0] if newest else 0
+            if body is not None:
+                generation += 1
+                tx.add_route(generation, self._world.clock.now(), body)
+            if generation == 0 or look.generation == generation:
+                return body is not None
+            pending = tx.operations_like(f"route/{generation}/")
+            if pending and not pending[-1].state.ended:
+                return body is not None
+            intent = Intent(key=f"route/{generation}/{len(pending) + 1}", kind=OperationKind.ROUTE, args={})
+            return self._ask(tx, intent) or body is not None
+
+    # --- what each release does next
+
+    def _advance(self, workspace: str, model: str, environment: str, traffic: Traffic, look: Look) -> bool:
+        """At most one move per release and turn: after a move the world is looked at again."""
+        moved = False
+        with self._world.store.read() as tx:
+            open_releases = [r.id for r in tx.releases(workspace, model, environment) if r.completion is None]
+        for release_id in open_releases:
+            with self._world.store.write() as tx:
+                release = tx.release(release_id)
+                if release is None or self._traffic(tx, workspace, model, environment) != traffic:
+                    continue  # an earlier move of this turn changed what should be
+                facts = self._facts(tx, release, traffic, look)
+                moved = self._ask_for_gates(tx, facts, look) or moved
+                move = plan(facts)
+                if move is not None:
+                    self.apply(tx, release, move, actor="system")
+                    moved = True
+        return moved
+
+    def _facts(self, tx: Transaction, release: Release, traffic: Traffic, look: Look) -> Facts:
+        document = self._documents.revision(tx, release.document)
+        releases = tx.releases(release.workspace, release.model, release.environment)
+        return gather(
+            tx,
+            release,
+            releases,
+            document,
+            environment=self._environment(tx, release),
+            now=self._world.clock.now(),
+            seen=self._seen(tx, release, traffic, look),
+        )
+
+    def _environment(self, tx: Transaction, release: Release) -> spec.EnvironmentSpec:
+        stored = tx.document("Environment", release.workspace, release.environment)
+        if stored is None:
+            return spec.DEFAULT_ENVIRONMENTS.get(release.environment, spec.EnvironmentSpec())
+        parsed = parse_document(msgspec.json.decode(stored.body))
+        assert isinstance(parsed, spec.Environment)
+        return parsed.spec
+
+    def _seen(self, tx: Transaction, release: Release, traffic: Traffic, look: Look) -> Seen:
+        counts = self._counts(tx, traffic)
+        ready = all(
+            sum(r.ready for r in look.replicas if _is(r, traffic, digest)) >= count for digest, count in counts.items()
+        )
+        newest = tx.newest_route()
+        applied = newest is not None and newest[0] == look.generation and serves(newest[1], traffic)
+        broken = None
+        failed = [
+            operation
+            for operation in tx.operations_like(
+                f"replicas/{traffic.workspace}/{traffic.environment}/{traffic.model}/"
+                f"{release.digest.removeprefix('sha256:')[:16]}/"
+            )
+            if operation.state is OperationState.FAILED
+        ]
+        if failed and release.phase in (Phase.PENDING, Phase.PROGRESSING):
+            broken = f"version {release.version} does not start: {failed[-1].error}"
+        needed = release.digest in counts
+        running = any(_is(r, traffic, release.digest) for r in look.replicas)
+        return Seen(in_effect=ready and applied, drained=needed or not running, broken=broken)
+
+    def _ask_for_gates(self, tx: Transaction, facts: Facts, look: Look) -> bool:
+        """Gates need both versions running; they are asked for once per release."""
+        release = facts.release
+        if release.phase is not Phase.PENDING or facts.gates is not None or not facts.gates_declared:
+            return False
+        if facts.waits_for is not None or facts.gates_broken is not None:
+            return False
+        digests = {release.digest} | ({release.previous.digest} if release.previous else set())
+        ready = {r.digest for r in look.replicas if r.ready and r.model == release.model}
+        if not digests <= ready:
+            return False
+        args = {
+            "workspace": release.workspace,
+            "model": release.model,
+            "environment": release.environment,
+            "release": release.id,
+        }
+        return self._ask(tx, Intent(key=gate_key(release), kind=OperationKind.GATE, args=args))
+
+    def apply(self, tx: Transaction, before: Release, move: Move, *, actor: str) -> Release:
+        """Write a move: the release, its evidence, and its entries in the ledger."""
+        after = tx.save_release(before, move.release)
+        now = self._world.clock.now()
+        for item in move.evidence:
+            tx.add_verdict(
+                StoredVerdict(
+                    subject=after.id,
+                    kind=item.kind,
+                    step=before.step,
+                    at=now,
+                    body={**verdict_data(item.name, item.verdict), "name": item.name},
+                )
+            )
+        for note in move.notes:
+            tx.append(release_event(after, note.action, at=now, actor=actor, because=note.because, data=note.data))
+        if after.phase is Phase.VERIFYING and before.phase is not Phase.VERIFYING:
+            self._project_alias(tx, after)
+        if after.completion is not None and before.phase is Phase.DEGRADED and before.promoted_at is not None:
+            self._project_alias(tx, after)
+        return after
+
+    def _project_alias(self, tx: Transaction, release: Release) -> None:
+        """Let the registry's `champion` follow what is live now."""
+        standing = [
+            r
+            for r in tx.releases(release.workspace, release.model, release.environment)
+            if r.promoted_at is not None and r.degraded_at is None
+        ]
+        if release.environment != "production" or not standing:
+            return
+        live = max(standing, key=lambda r: (r.promoted_at, r.number))
+        args = {
+            "workspace": release.workspace,
+            "model": release.model,
+            "alias": CHAMPION,
+            "number": live.version,
+        }
+        self._ask(tx, Intent(key=f"alias/{release.id}/{release.phase}", kind=OperationKind.ALIAS, args=args))
+
+    # --- capacity, after traffic
+
+    def _keep_tidy(self, traffics: dict[tuple[str, str, str], Traffic], look: Look) -> bool:
+        """Stop replicas nothing needs, once the applied configuration no longer sends anything to them."""
+        moved = False
+        with self._world.store.write() as tx:
+            newest = tx.newest_route()
+            if newest is None or newest[0] != look.generation:
+                return False
+            for replica in {(_place(r), r.digest): r for r in look.replicas}.values():
+                traffic = traffics.get(_place(replica))
+                wanted = {arm.digest for arm in traffic.serving()} if traffic else set()
+                if replica.digest in wanted or f'"{replica.address}"' in newest[1]:
+                    continue
+                prefix = f"stop/{'/'.join(_place(replica))}/{replica.digest.removeprefix('sha256:')[:16]}/"
+                earlier = tx.operations_like(prefix)
+                if earlier and not earlier[-1].state.ended:
+                    continue
+                args = {
+                    "workspace": replica.workspace,
+                    "model": replica.model,
+                    "environment": replica.environment,
+                    "digest": replica.digest,
+                }
+                intent = Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.STOP, args=args)
+                moved = self._ask(tx, intent) or moved
+        return moved
+
+    def _ask(self, tx: Transaction, intent: Intent) -> bool:
+        return ask(tx, intent, at=self._world.clock.now())
+
+
+def ask(tx: Transaction, intent: Intent, *, at: datetime) -> bool:
+    """Write an intent as an operation; False if the same key was asked for before."""
+    operation = Operation(
+        id=new_id("op"),
+        key=intent.key,
+        kind=intent.kind,
+        args=intent.args,
+        state=OperationState.INTENDED,
+        at=at,
+    )
+    return tx.add_operation(operation)
+
+
+def release_event(
+    release: Release, action: Action, *, at: datetime, actor: str, because: str, data: dict[str, object] | None = None
+) -> Event:
+    """An entry about a release, under the name people use for it."""
+    return Event(
+        action=action,
+        at=at,
+        actor=actor,
+        workspace=release.workspace,
+        kind="release",
+        name=f"{release.model}/{release.environment}/{release.number}",
+        because=because,
+        data=dict(data or {}),
+    )
+
+
+def _place(replica: RunningReplica) -> tuple[str, str, str]:
+    return replica.workspace, replica.model, replica.environment
+
+
+def _is(replica: RunningReplica, traffic: Traffic, digest: str) -> bool:
+    place = (traffic.workspace, traffic.model, traffic.environment)
+    return _place(replica) == place and replica.digest == digest

@@ -1,0 +1,92 @@
+"""Everything the loops may touch, as ports, in one place; `server/wiring.py` fills it with plugins."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from steersman.dataplane.artifacts import ArtifactStore
+from steersman.dataplane.configuration import TokenHash
+from steersman.domain import spec
+from steersman.domain.errors import NotFound
+from steersman.loop.clock import Clock
+from steersman.ports import Datasets, InferenceLog, Notifier, Registry, RouterControl, Scorer, Target, Trainer
+from steersman.store.database import Store
+from steersman.store.transaction import StoredDocument, Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """`code_models` are the `workspace/model` names this installation trusts to carry code (pickle, pyfunc).
+    `document_root` is what relative paths in documents start from. `train_environment` adds to a job's environment
+    (the registry's address and a token for that model), by workspace and model."""
+
+    store: Store
+    clock: Clock
+    registries: Mapping[str, Registry]
+    target: Target
+    trainer: Trainer
+    datasets: Datasets
+    scorer: Scorer
+    router: RouterControl
+    log: InferenceLog
+    artifacts: ArtifactStore
+    notifier: Notifier
+    jobs: Path
+    document_root: Path
+    code_models: frozenset[str] = frozenset()
+    train_environment: Callable[[str, str], Mapping[str, str]] = lambda _workspace, _model: {}
+    tokens: Callable[[], tuple[TokenHash, ...]] = tuple
+
+
+def registry_of(world: World, model: spec.Model) -> Registry:
+    name = model.spec.versions.registry
+    if name not in world.registries:
+        raise NotFound(
+            f"model {model.metadata.name} names the registry {name!r}, this installation has: "
+            f"{', '.join(sorted(world.registries)) or 'none'}",
+            next_step="Correct spec.versions.registry, or start with --registry NAME=ADDRESS.",
+        )
+    return world.registries[name]
+
+
+def decode_model(document: StoredDocument) -> spec.Model:
+    from steersman.domain.documents import parse_document
+
+    parsed = parse_document(msgspec.json.decode(document.body))
+    if not isinstance(parsed, spec.Model):
+        raise TypeError(f"{document.kind} {document.name} is no Model")
+    return parsed
+
+
+class Documents:
+    """Decoded documents by digest: a revision never changes, so it is decoded once."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, spec.Model] = {}
+
+    def model(self, tx: Transaction, workspace: str, name: str) -> spec.Model:
+        stored = tx.document("Model", workspace, name)
+        if stored is None:
+            raise NotFound(
+                f"no model {name!r} in workspace {workspace!r}",
+                next_step="Apply its document first: steersman apply -f model.yaml",
+            )
+        return self._decoded(stored)
+
+    def revision(self, tx: Transaction, digest: str) -> spec.Model:
+        if digest in self._models:
+            return self._models[digest]
+        stored = tx.document_by_digest(digest)
+        if stored is None:
+            raise NotFound(f"the document {digest} is not in the database")
+        return self._decoded(stored)
+
+    def models(self, tx: Transaction) -> list[spec.Model]:
+        return [self._decoded(stored) for stored in tx.documents("Model")]
+
+    def _decoded(self, stored: StoredDocument) -> spec.Model:
+        if stored.digest not in self._models:
+            self._models[stored.digest] = decode_model(stored)
+        return self._models[stored.digest]
