@@ -176,16 +176,18 @@ class SegmentWriter:
         if self._fd < 0 or self._offset >= self._segment_bytes_max or self._too_old():
             self._rotate()
         data = frame(_encoder.encode(record))
-        fresh = context is not None and context.id not in self._contexts
-        if fresh:
-            data = frame(_encoder.encode(context)) + data
-        if self._waiting_bytes + self._offset + len(data) > self._stream_bytes_max:
+        before = b""
+        if context is not None and context.id not in self._contexts:
+            before = frame(_encoder.encode(context))
+        if self._waiting_bytes + self._offset + len(before) + len(data) > self._stream_bytes_max:
             raise self._full("the committer is behind by the whole bound of the log")
-        self._write(data)
-        if fresh and context is not None:
+        if before and context is not None:
+            # A write of its own: a frame a reader has seen whole must never be taken back when the next does not fit.
+            self._write(before)
             self._contexts.add(context.id)
+        self._write(data)
         self.counts.records += 1
-        self.counts.bytes += len(data)
+        self.counts.bytes += len(before) + len(data)
 
     def _too_old(self) -> bool:
         return self._offset > len(MAGIC) and time.monotonic() - self._opened_s > self._segment_age_max_s

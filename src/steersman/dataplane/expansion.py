@@ -129,21 +129,22 @@ def _inputs(table: PredictionsTable, context: Context, given: dict[str, list[Any
 
 def _outputs(raw: bytes, rows: int) -> tuple[list[float | None], list[str | None]]:
     """Score of each row (first output, where it is one number), and all outputs as JSON where there is more."""
-    nothing: list[None] = [None] * rows
+    no_scores: list[float | None] = [None] * rows
+    no_lines: list[str | None] = [None] * rows
     if not raw:
-        return list(nothing), list(nothing)
+        return no_scores, no_lines
     try:
         tensors = protocol.decode_outputs(raw)
     except protocol.EnvelopeError:
-        return list(nothing), list(nothing)
+        return no_scores, no_lines
     widths = [len(tensor.data) // rows if len(tensor.data) % rows == 0 else 0 for tensor in tensors]
     if not tensors or 0 in widths:
-        return list(nothing), list(nothing)
+        return no_scores, no_lines
     first = tensors[0].data
     numeric = widths[0] == 1 and {type(value) for value in first} <= {float, int, bool, type(None)}
-    scores = [None if value is None else float(value) for value in first] if numeric else list(nothing)
+    scores = [None if value is None else float(value) for value in first] if numeric else no_scores
     if numeric and len(tensors) == 1:
-        return scores, list(nothing)
+        return scores, no_lines
     lines: list[str | None] = []
     for row in range(rows):
         cell = {

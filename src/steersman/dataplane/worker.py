@@ -1,0 +1,94 @@
+"""A worker: one process, one version, loaded by digest.
+
+It is told everything by a file (`--spec`), reads the version's files once more and compares their digest, walls itself in
+(`sandbox`), loads, warms up with one row, and only then writes its handle: a handle that can be read means ready. It
+answers the Open Inference Protocol on the loopback address and nothing else. A model that raises answers 500 with the
+error's text and the process stays; a model that hangs is found by the caller's deadline. SIGTERM ends it after what is
+under way.
+
+    python -m steersman.dataplane.worker --spec FILE
+
+Exit codes: 2 the version may not be loaded (digest, format, types), 1 it cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from steersman.dataplane import artifacts, sandbox
+
+MESSAGE_CHARS_MAX = 1_000
+
+REFUSED = 2
+FAILED = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="steersman.dataplane.worker", description=__doc__)
+    parser.add_argument("--spec", type=Path, required=True)
+    document = parser.parse_args().spec.read_bytes()
+    with contextlib.suppress(PermissionError):  # it leads a session already
+        os.setsid()
+    # Thread limits and the clean environment must stand before a numeric library is imported.
+    threads = int(msgspec.json.decode(document).get("threads", 1))
+    environment = sandbox.allowed_environment(os.environ, threads=threads)
+    os.environ.clear()
+    os.environ.update(environment)
+    _run(document)
+
+
+def _run(document: bytes) -> None:
+    import uvloop
+
+    from steersman.dataplane import formats, serving
+    from steersman.dataplane.loading import RefusedModelError, WorkerSpec, load
+    from steersman.dataplane.native import ModelError
+
+    try:
+        spec = msgspec.json.decode(document, type=WorkerSpec)
+        root = Path(spec.artifact_dir)
+        artifacts.verify(root, spec.digest)
+        # Opened now and written when warm: afterwards the sandbox shows no path outside the version.
+        handle = os.open(spec.handle_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        walls = _wall_in(root, temporary=spec.format in formats.CODE_FORMATS)
+        predict = load(spec)
+    except (artifacts.ArtifactError, RefusedModelError, formats.UnknownFormatError, msgspec.DecodeError) as error:
+        _leave(REFUSED, f"refused: {error}")
+    except (ModelError, OSError, ImportError) as error:
+        _leave(FAILED, f"cannot load the model: {error}")
+    except Exception as error:  # whatever a model's own code raises while it loads
+        _leave(FAILED, f"cannot load the model: {type(error).__name__}: {error}")
+    try:
+        uvloop.run(serving.serve(spec, predict, handle, walls))
+    except OSError as error:
+        _leave(FAILED, f"cannot listen on port {spec.port}: {error}")
+
+
+def _wall_in(root: Path, *, temporary: bool) -> str:
+    """Restrict this process to what it needs, for good. Models with code of their own get a scratch folder."""
+    write = []
+    if temporary:
+        scratch = tempfile.mkdtemp(prefix="steersman-worker-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        os.environ["TMPDIR"] = os.environ["HOME"] = tempfile.tempdir = scratch
+        write = [Path(scratch)]
+    return sandbox.restrict_files(read=[*sandbox.interpreter_paths(root), root], write=write)
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    print(f"worker: {message[:MESSAGE_CHARS_MAX]}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
