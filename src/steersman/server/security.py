@@ -414,11 +414,17 @@ class Redacting(logging.Filter):
         self._known = tuple(known)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):  # kept as arguments: uvicorn's formatter of access lines reads them
+            record.args = tuple(
+                redacted(value, self._known) if isinstance(value, str) else value for value in record.args
+            )
         try:
             message = record.getMessage()
         except (TypeError, ValueError):
-            message = str(record.msg)
-        record.msg, record.args = redacted(message, self._known), None
+            message = f"{record.msg} {record.args}"
+        clean = redacted(message, self._known)
+        if clean != message:
+            record.msg, record.args = clean, None
         if record.exc_info:
             text = record.exc_text or logging.Formatter().formatException(record.exc_info)
             record.exc_text = redacted(text, self._known)
