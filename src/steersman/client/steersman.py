@@ -279,7 +279,7 @@ class Steersman:
         """Report what turned out to be true, by event id; returns how many were accepted."""
         prepared = prepare_labels(model, labels, at=at)
         answer = self._routed().send("POST", prepared.path, prepared.body, repeatable=True).data()
-        return int(_mapping(answer).get("count") or 0)
+        return int(_mapping(answer).get("accepted") or 0)
 
     def traffic(self, *, connections: int = 16, retries: int = 0) -> Traffic:
         """Connections for many predictions at once."""

@@ -1,0 +1,50 @@
+"""Commands that run an installation here: `up` and `demo`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from steersman.cli.commands.looking import moment
+from steersman.cli.session import state_directory
+from steersman.domain.errors import Misconfigured
+
+DRIVER = Path("examples") / "01-flight-delay" / "drive.py"
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Start the supervisor in this process; returns when it has stopped."""
+    try:
+        supervisor = importlib.import_module("steersman.server.supervisor")
+    except ModuleNotFoundError as error:
+        raise Misconfigured(
+            f"the server's package {error.name} is not installed", next_step="Run `pip install 'steersman[server]'`."
+        ) from None
+    return int(
+        supervisor.main(
+            state=state_directory(arguments),
+            host=arguments.host,
+            port=arguments.port,
+            router_port=arguments.router_port,
+            mlflow_uri=arguments.mlflow_uri,
+            mlflow=not arguments.no_mlflow,
+            replay_from=None if arguments.replay_from is None else moment(arguments.replay_from),
+        )
+    )
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Become the example's driver, so that Ctrl-C and exit code are its own."""
+    rest = arguments.rest if arguments.state is None else [*arguments.rest, "--state", arguments.state]
+    for root in (Path(__file__).parents[4], Path.cwd()):
+        driver = root / DRIVER
+        if driver.is_file():
+            sys.stdout.flush()
+            os.execv(sys.executable, [sys.executable, str(driver), *rest])  # noqa: S606 - our own script
+    raise Misconfigured(
+        "the demo is not part of the installed package",
+        next_step="Clone the source and run `make demo` there.",
+    )

@@ -1,0 +1,80 @@
+"""Commands about releases: opening one, looking at one, deciding about one, and going back."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from steersman.cli import EXIT_BLOCKED, EXIT_DONE, EXIT_ERROR
+from steersman.cli.output import show
+from steersman.cli.session import connect
+from steersman.client.steersman import Json, Steersman
+from steersman.domain.release import Completion, Phase
+
+COLUMNS = ("id", "environment", "version", "phase", "completion", "opened_at", "closed_at", "opened_by", "because")
+
+_BLOCKED = (Completion.ABORTED, Completion.SUPERSEDED, Completion.ROLLED_BACK)
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Open a release; with --wait, stay until it is decided."""
+    steersman = connect(arguments)
+    answer = steersman.release(
+        arguments.model, arguments.version, environment=arguments.environment, because=arguments.because
+    )
+    return _followed(steersman, answer, arguments)
+
+
+def releases(arguments: argparse.Namespace) -> int:
+    """The releases of a model, or one release."""
+    steersman = connect(arguments)
+    if is_identifier(arguments.what, "rel"):
+        show(steersman.release_status(arguments.what), arguments.output)
+    else:
+        show(steersman.releases(arguments.what)[: arguments.limit], arguments.output, COLUMNS)
+    return EXIT_DONE
+
+
+def decide(arguments: argparse.Namespace) -> int:
+    """Approve, reject, pause, resume, abort, retry or promote."""
+    steersman = connect(arguments)
+    answer: Json = getattr(steersman, arguments.command)(arguments.release, because=arguments.because)
+    if arguments.wait is None or arguments.command == "pause":
+        show(answer, arguments.output)
+        return EXIT_DONE
+    return _followed(steersman, answer, arguments)
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Bring the previous promoted version back."""
+    steersman = connect(arguments)
+    answer = steersman.rollback(arguments.model, environment=arguments.environment, because=arguments.because)
+    return _followed(steersman, answer, arguments)
+
+
+def retire(arguments: argparse.Namespace) -> int:
+    """Drain a version and never release it again."""
+    show(connect(arguments).retire(arguments.model, arguments.version, because=arguments.because), arguments.output)
+    return EXIT_DONE
+
+
+def is_identifier(text: str, prefix: str) -> bool:
+    """Whether it is an id such as `rel-0198…`, and not a model that happens to begin so."""
+    return re.fullmatch(rf"{prefix}-[0-9a-f]{{8}}-[0-9a-f-]{{27}}", text) is not None
+
+
+def _followed(steersman: Steersman, answer: Json, arguments: argparse.Namespace) -> int:
+    state = _state(answer)
+    if arguments.wait is not None and state.get("id"):
+        answer = steersman.wait(str(state["id"]), timeout_s=arguments.wait)
+        state = _state(answer)
+    show(answer, arguments.output)
+    if answer.get("blocked") or state.get("phase") == Phase.PAUSED:
+        return EXIT_BLOCKED
+    return EXIT_ERROR if state.get("completion") in _BLOCKED else EXIT_DONE
+
+
+def _state(answer: Json) -> dict[str, Any]:
+    inner = answer.get("release")
+    return inner if isinstance(inner, dict) else answer

@@ -1,0 +1,272 @@
+"""The table of all commands: what each is called, takes, and does. Help pages and `docs/cli.md` are made from it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Argument(NamedTuple):
+    """One flag or positional, as argparse takes it."""
+
+    flags: tuple[str, ...]
+    help: str
+    options: dict[str, Any]
+
+
+class Command(NamedTuple):
+    """One command; `run` names the function that carries it out, imported when it runs."""
+
+    name: str
+    summary: str
+    run: str
+    arguments: tuple[Argument, ...] = ()
+    description: str = ""
+    examples: tuple[str, ...] = ()
+    passes_on: bool = False
+    """Arguments it does not know are passed on."""
+
+
+def _argument(*flags: str, help: str, **options: Any) -> Argument:  # noqa: A002 - argparse's word
+    return Argument(flags, help, options)
+
+
+COMMON = (
+    _argument("--url", help="address of the control server", metavar="URL"),
+    _argument("--token", help="token; better in STEERSMAN_TOKEN, which other users cannot see", metavar="TOKEN"),
+    _argument("--state", help="state directory whose credentials are used", metavar="DIR"),
+    _argument("--output", help="form of the output (default: table)", choices=("table", "json")),
+)
+
+_MODEL = _argument("model", help="MODEL, or WORKSPACE/MODEL", metavar="MODEL")
+_VERSION = _argument("version", help="number of the version", type=int, metavar="VERSION")
+_RELEASE = _argument("release", help="id of the release (see `steersman releases MODEL`)", metavar="RELEASE")
+_BECAUSE = _argument("--because", help="the reason, kept in the ledger", required=True, metavar="TEXT")
+_ENVIRONMENT = _argument(
+    "--environment", help="environment (default: production)", default="production", metavar="NAME"
+)
+_FILES = _argument("files", help="YAML files, or directories of them", nargs="+", metavar="FILE")
+_WAIT = _argument("--wait", help="wait until it is decided, at most this long (default 600)", nargs="?", const=600.0,
+                  type=float, metavar="SECONDS")  # fmt: skip
+_LIMIT = _argument("--limit", help="most rows shown (default 50)", type=int, default=50, metavar="N")
+
+
+def _decision(name: str, summary: str, description: str) -> Command:
+    return Command(
+        name, summary, "steersman.cli.commands.releases:decide", (_RELEASE, _BECAUSE, _WAIT), description,
+        (f'steersman {name} rel-0198… --because "as discussed in the review"',),
+    )  # fmt: skip
+
+
+_ALL = (
+    Command(
+        "up", "start an installation here, and keep it running", "steersman.cli.commands.installation:up",
+        (
+            _argument("--port", help="port of the control server: console, API, MLflow (default 7700)", type=int,
+                      default=7700, metavar="PORT"),
+            _argument("--router-port", help="port of the router: predictions, labels (default 7701)", type=int,
+                      default=7701, metavar="PORT"),
+            _argument("--host", help="address to listen on (default 127.0.0.1)", default="127.0.0.1", metavar="HOST"),
+            _argument("--mlflow-uri", help="use this MLflow instead of starting one", metavar="URI"),
+            _argument("--no-mlflow", help="neither start nor use MLflow", action="store_true"),
+            _argument("--replay-from", help="replay: event time starts here and moves only by command", metavar="TIME"),
+        ),
+        "Starts control server, router, committer and an embedded MLflow, restarts what fails, and stops them on\n"
+        "Ctrl-C. Workers keep serving when it is killed and are adopted at the next start. Everything it keeps lies in\n"
+        "the state directory; the first start writes the admin's token there, readable by you only.",
+        ("steersman up", "steersman up --state /srv/steersman --mlflow-uri http://mlflow.internal:5000"),
+    ),
+    Command(
+        "demo", "run a year of real flights through the whole loop", "steersman.cli.commands.installation:demo",
+(),
+        "Runs examples/01-flight-delay/drive.py: training, releases, drift, faults and recovery on the flights of 2013,\n"
+        "with real traffic, and leaves the console open. Further arguments go to it: --exit ends instead, --report FILE writes\n"
+        "the figures, --sample 0.1 keeps a tenth of the flights, --seed N moves the faults.",
+        ("steersman demo", "steersman demo --exit --report r.json --sample 0.1"),
+        passes_on=True,
+    ),
+    Command(
+        "init", "write a commented first model.yaml", "steersman.cli.commands.documents:init",
+        (
+            _argument("file", help="file to write (default model.yaml)", nargs="?", default="model.yaml", metavar="FILE"),
+            _argument("--name", help="name of the model (default my-model)", default="my-model", metavar="NAME"),
+            _argument("--force", help="replace an existing file", action="store_true"),
+        ),
+        examples=("steersman init model.yaml --name credit-risk",),
+    ),
+    Command(
+        "validate", "check documents without a server", "steersman.cli.commands.documents:validate", (_FILES,),
+        "Reads documents, names every fault at its path, and says what would hurt later. Ends with 1 when there is a\n"
+        "fault or an error of the linter; warnings alone end with 0.",
+        ("steersman validate model.yaml dataset.yaml",),
+    ),
+    Command(
+        "plan", "show what would happen, and what stands in its way", "steersman.cli.commands.documents:plan",
+        (
+            _argument("what", help="files to apply, or a model", nargs="+", metavar="FILE|MODEL"),
+            _argument("--version", help="with a model: the version a release would bring", type=int, dest="number",
+                      metavar="VERSION"),
+            _ENVIRONMENT,
+        ),
+        "With files: what `apply` would change. With a model and --version: the gates, steps and evidence of a release,\n"
+        "and the expected time to a verdict from today's traffic. Ends with 2 when something blocks it.",
+        ("steersman plan model.yaml", "steersman plan ops/flight-delay --version 4"),
+    ),
+    Command(
+        "apply", "make documents the declared state", "steersman.cli.commands.documents:apply",
+        (_FILES, _argument("--dry-run", help="show only what would change", action="store_true")),
+        "Applying the same documents again changes nothing.",
+        ("steersman apply model.yaml",),
+    ),
+    Command(
+        "schema", "print the JSON Schema of documents", "steersman.cli.commands.documents:schema",
+        (_argument("kind", help="Model, Dataset or Environment; all without it", nargs="?", metavar="KIND"),),
+        examples=("steersman schema Model > model.schema.json",),
+    ),
+    Command(
+        "status", "what is live, on its way, or wrong", "steersman.cli.commands.looking:status",
+        (_argument("model", help="MODEL, or WORKSPACE/MODEL; all models without it", nargs="?", metavar="MODEL"),),
+        examples=("steersman status", "steersman status ops/flight-delay --output json"),
+    ),
+    Command(
+        "versions", "list a model's versions, or take one in", "steersman.cli.commands.looking:versions",
+        (_MODEL, _argument("--register", help="take this number in from the registry", type=int, metavar="NUMBER"), _LIMIT),
+        "Registering copies the version's files and knows them by their digest from then on; a later overwrite in the\n"
+        "registry cannot reach production.",
+        ("steersman versions ops/flight-delay --register 4",),
+    ),
+    Command(
+        "history", "what was live when, why, and who agreed", "steersman.cli.commands.looking:history",
+        (
+            _MODEL,
+            _argument("--at", help="a moment: 2026-03-01 or 2026-03-01T12:00:00Z; without it, all of it", metavar="TIME"),
+            _argument("--environment", help="one environment only", metavar="NAME"),
+        ),
+        examples=("steersman history ops/flight-delay --at 2026-03-01",),
+    ),
+    Command(
+        "rollback", "bring the previous promoted version back", "steersman.cli.commands.releases:rollback",
+        (_MODEL, _BECAUSE, _ENVIRONMENT, _WAIT),
+        "Takes seconds while the previous version is kept warm. No freeze stops a rollback; it is recorded.",
+        ('steersman rollback ops/flight-delay --because "complaints since noon"',),
+    ),
+    Command(
+        "release", "bring a version into an environment", "steersman.cli.commands.releases:release",
+        (_MODEL, _VERSION, _BECAUSE, _ENVIRONMENT, _WAIT),
+        "Opens a release that follows the strategy of the model's document: gates, mirror, analysis, canary, promotion,\n"
+        "bake. Ends with 2 when a gate blocks it or it waits for an approval.",
+        ('steersman release ops/flight-delay 4 --because "retrained on spring" --wait',),
+    ),
+    Command(
+        "releases", "list a model's releases, or show one", "steersman.cli.commands.releases:releases",
+        (_argument("what", help="a model, or the id of a release", metavar="MODEL|RELEASE"), _LIMIT),
+        examples=("steersman releases ops/flight-delay", "steersman releases rel-0198…"),
+    ),
+    _decision("approve", "agree to a release that waits for it",
+              "Needs the role the step names; whoever opened the release or made the version cannot approve it."),
+    _decision("reject", "disagree with a release that waits for it", "The release is aborted."),
+    _decision("pause", "hold a release where it is", "Guardrails keep watching; `resume` lets it go on."),
+    _decision("resume", "let a paused release go on", "Also decides an inconclusive analysis: the release goes on."),
+    _decision("abort", "end a release, all traffic back to stable", "The previous version answers again at once."),
+    _decision("retry", "open an aborted release again", "A new release of the same version, from its first step."),
+    _decision("promote", "promote now, without what is left of the steps",
+              "Skips analyses and pauses that are still to come; completes as FastPromoted and is recorded as such."),
+    Command(
+        "retire", "drain a version and never release it again", "steersman.cli.commands.releases:retire",
+        (_MODEL, _VERSION, _BECAUSE),
+        examples=('steersman retire ops/flight-delay 2 --because "trained on rows that were withdrawn"',),
+    ),
+    Command(
+        "incidents", "list incidents, show one, or accept one", "steersman.cli.commands.looking:incidents",
+        (
+            _argument("what", help="a model, or the id of an incident", metavar="MODEL|INCIDENT"),
+            _argument("--accept", help="close it as it is, on your responsibility", action="store_true"),
+            _argument("--because", help="with --accept: the reason, kept in the ledger", metavar="TEXT"),
+            _LIMIT,
+        ),
+        examples=("steersman incidents ops/flight-delay", 'steersman incidents inc-0198… --accept --because "known"'),
+    ),
+    Command(
+        "monitors", "what is watched, and what was seen", "steersman.cli.commands.looking:monitors",
+        (_MODEL, _argument("--windows", help="show window by window", action="store_true"), _LIMIT),
+        examples=("steersman monitors ops/flight-delay --windows",),
+    ),
+    Command(
+        "trainings", "list a model's training runs", "steersman.cli.commands.looking:trainings", (_MODEL, _LIMIT),
+        examples=("steersman trainings ops/flight-delay",),
+    ),
+    Command(
+        "ledger", "read, export and verify the ledger", "steersman.cli.commands.ledger:ledger",
+        (
+            _argument("action", help="show, checkpoint, export or verify",
+                      choices=("show", "checkpoint", "export", "verify"), metavar="ACTION"),
+            _argument("path", help="export: file to write; verify: an export to verify offline", nargs="?", metavar="PATH"),
+            _argument("--from", help="show: first index (default 0)", type=int, default=0, dest="start", metavar="INDEX"),
+            _argument("--vkey", help="verify: the key you trust, as text or file", metavar="KEY"),
+            _argument("--earlier", help="verify: an older checkpoint you kept", metavar="FILE"),
+            _LIMIT,
+        ),
+        "`verify` without a path lets the installation check itself; with the path of an export it needs no server,\n"
+        "and with --vkey and --earlier it proves that nothing before that checkpoint was changed, even by an insider.",
+        ("steersman ledger verify", "steersman ledger export log.tar",
+         "steersman ledger verify log.tar --vkey steersman.vkey --earlier last-month.checkpoint"),
+    ),
+    Command(
+        "export", "write models, releases, incidents and ledger to a directory", "steersman.cli.commands.ledger:export",
+        (_argument("directory", help="directory to write; must be empty or new", metavar="DIR"),),
+        "What an auditor takes away: JSON of every model's versions, releases and incidents, and the ledger's export.",
+        ("steersman export audit-2026-03",),
+    ),
+    Command(
+        "user", "list users, or set one's roles", "steersman.cli.commands.people:user",
+        (
+            _argument("action", help="list or add", choices=("list", "add"), metavar="ACTION"),
+            _argument("name", help="add: name of the user", nargs="?", metavar="NAME"),
+            _argument("--role", help="viewer, operator, approver or admin; may be repeated", action="append",
+                      default=[], dest="roles", choices=("viewer", "operator", "approver", "admin"), metavar="ROLE"),
+            _argument("--workspace", help="workspace the roles are for (default: all)", metavar="NAME"),
+        ),
+        examples=("steersman user add maria --role approver --workspace ops",),
+    ),
+    Command(
+        "token", "list, issue and revoke tokens", "steersman.cli.commands.people:token",
+        (
+            _argument("action", help="list, issue or revoke", choices=("list", "issue", "revoke"), metavar="ACTION"),
+            _argument("name", help="issue: the user; revoke: the token's id", nargs="?", metavar="NAME|ID"),
+            _argument("--scope", help="issue: what it may do; may be repeated (default: the user's roles)",
+                      action="append", default=[], dest="scopes", metavar="SCOPE"),
+            _argument("--expires", help="issue: valid for, such as 30d (default 90d)", default="90d", metavar="DURATION"),
+        ),
+        "The secret of a new token is shown once and kept nowhere; only its hash is stored.",
+        ("steersman token issue ci --expires 30d", "steersman token revoke tok-0198…"),
+    ),
+    Command(
+        "doctor", "check this installation and say what to do", "steersman.cli.commands.doctor:doctor",
+        description="Checks Python, packages, ports, disk, clock, the servers and MLflow; each finding has a next step.",
+        examples=("steersman doctor",),
+    ),
+)  # fmt: skip
+
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+"""Every command by name, in the order of the help page."""
+
+
+def manual() -> str:
+    """The manual page of the whole command line as Markdown: `docs/cli.md`."""
+    import os
+
+    from steersman.cli.parsing import EPILOG, parser_of
+
+    os.environ["COLUMNS"] = "110"
+    parts = [
+        "# The command line\n",
+        "Made from the table in `steersman.cli.manual` by `python -m steersman.cli.manual > docs/cli.md`; a test compares.\n",
+        f"```text\n{EPILOG}\n```\n",
+    ]
+    for command in COMMANDS.values():
+        page = parser_of(command).format_help().rstrip()
+        parts += [f"## steersman {command.name}\n", f"```text\n{page}\n```\n"]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(manual(), end="")

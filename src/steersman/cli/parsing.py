@@ -1,0 +1,106 @@
+"""From words to arguments: argparse over the table of `steersman.cli.manual`.
+
+Only the chosen command's arguments are built. Flags of every command (`--url`, `--token`, `--state`, `--output`) may
+stand before or after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from steersman.cli.manual import COMMANDS, COMMON, Command
+
+EPILOG = """exit codes: 0 done · 1 error · 2 blocked by a gate or waiting for an approval
+`steersman COMMAND --help` explains a command. The address and token come from --url and --token, else STEERSMAN_URL and
+STEERSMAN_TOKEN, else the credentials file of the state directory (--state, STEERSMAN_STATE, or ./.steersman)."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong words end with 1: the 2 argparse would use means *blocked* here."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage()
+        self.exit(1, f"steersman: {message}\n")
+
+
+def parser_of(command: Command, prog: str = "steersman") -> argparse.ArgumentParser:
+    """The parser of one command, for its help page and for the manual."""
+    parser = _Parser(prog=f"{prog} {command.name}", **_style(command))
+    _fill(parser, command)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace | int:
+    """The arguments of one command, or the exit code when there is nothing left to do."""
+    parser = _Parser(
+        prog="steersman",
+        description="Keeps AI models in production on course: releases with proof, watching, correction, history.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", dest="show_version", help="print the version")
+    _add_common(parser)
+    chosen = _chosen(argv)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    for command in COMMANDS.values():
+        if chosen in (None, command.name):
+            sub = commands.add_parser(command.name, help=command.summary, **_style(command))
+            if command.name == chosen:
+                _fill(sub, command)
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and not (chosen and COMMANDS[chosen].passes_on):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    if arguments.show_version:
+        from importlib.metadata import version
+
+        print(version("steersman"))
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    for argument in COMMON:
+        name = argument.flags[0].lstrip("-")
+        if not hasattr(arguments, name):
+            setattr(arguments, name, None)
+    arguments.rest = rest
+    arguments.run = COMMANDS[arguments.command].run
+    return arguments
+
+
+def _chosen(argv: Sequence[str]) -> str | None:
+    """The command among the words: the first that is neither a common flag nor its value."""
+    flags = {argument.flags[0] for argument in COMMON}
+    words = iter(argv)
+    for word in words:
+        if word in flags:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word if word in COMMANDS else None
+    return None
+
+
+def _style(command: Command) -> dict[str, Any]:
+    examples = "".join(f"\n  {example}" for example in command.examples)
+    return {
+        "description": command.description or command.summary,
+        "epilog": f"examples:{examples}" if examples else None,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    for argument in command.arguments:
+        parser.add_argument(*argument.flags, help=argument.help, **argument.options)
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    for argument in COMMON:
+        parser.add_argument(*argument.flags, help=argument.help, default=argparse.SUPPRESS, **argument.options)
