@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steersman.domain.errors import BadRequest
 from steersman.domain.names import LENGTH_MAX, parse_name
+from steersman.domain.spec.parts import NAME_PATTERN
+from steersman.domain.spec.parts import Name as DocumentName
 
 # Strings of published path-traversal reports against model registries and their proxies, and their usual variations.
 TRAVERSALS = [
@@ -130,6 +133,18 @@ def test_a_refusal_says_what_is_allowed_and_repeats_at_most_sixty_printable_char
     assert refused.value.message.isascii()
     assert len(refused.value.message) < 100
     assert "a-z, 0-9" in refused.value.next_step
+
+
+@pytest.mark.parametrize("text", [*TRAVERSALS, *COMMANDS], ids=ascii)
+def test_a3_names_in_documents_are_no_wider_than_names_anywhere_else(text: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(text, DocumentName)
+
+
+@given(text=st.from_regex(NAME_PATTERN))
+def test_every_name_a_document_may_have_is_a_name(text: str) -> None:
+    if len(text) <= 63:
+        assert parse_name(msgspec.convert(text, DocumentName)) == text
 
 
 @pytest.mark.parametrize("value", [None, 1, b"name", ["name"]])

@@ -70,7 +70,7 @@ class Source(Part, frozen=True, kw_only=True):
 
     directory: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
     git: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
-    commit: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")] | None = None
+    commit: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$(?!\n)")] | None = None
 
 
 class TrainData(Part, frozen=True, kw_only=True):

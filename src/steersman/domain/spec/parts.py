@@ -15,8 +15,11 @@ import msgspec
 from steersman.domain.durations import PATTERN
 from steersman.domain.metrics import METRICS
 
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-"""Names are DNS labels (RFC 1123): they appear in URL paths, file paths and metrics, and need no quoting in any."""
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)"
+"""Names are DNS labels (RFC 1123): they appear in URL paths, file paths and metrics, and need no quoting in any.
+
+The last group keeps a newline out, which `$` alone lets pass in Python; it reads the same in a JSON Schema.
+"""
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, max_length=63)]
 Text = Annotated[str, msgspec.Meta(max_length=2000)]
