@@ -221,11 +221,12 @@ def from_bytes(data: bytes) -> Profile:
     if length > BYTES_MAX:
         raise ValueError(f"profile of {length} bytes is longer than {BYTES_MAX}")
     try:
-        body = zlib.decompressobj().decompress(data[_HEAD.size :], length)
+        inflater = zlib.decompressobj()
+        body = inflater.decompress(data[_HEAD.size :], length + 1)  # never more than it claims to hold
         head_end = 4 + int.from_bytes(body[:4], "little")
         facts = json.loads(body[4:head_end])
         bins = int(facts["bins"])
-        if len(body) != length or len(body) != head_end + 12 * bins:
+        if not inflater.eof or len(body) != length or length != head_end + 12 * bins:
             raise ValueError("its length does not fit")
         steps = np.frombuffer(body, dtype="<u4", count=bins, offset=head_end)
         counts = np.frombuffer(body, dtype="<i8", count=bins, offset=head_end + 4 * bins)
