@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersman.domain.access import EVERY_WORKSPACE, Access, Grant, Kind, Permission, Role, Secret, redacted
+from steersman.domain.credentials import TokenRow
 from steersman.domain.errors import BadRequest, NotAllowed, NotAuthenticated
 from steersman.plugins.identity.tokens import (
     TOKEN_LIFE_MAX,
     Identities,
-    TokenRow,
     csrf_matches,
     csrf_token,
 )

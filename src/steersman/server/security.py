@@ -26,7 +26,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steersman.domain.access import EVERY_WORKSPACE, Access, Permission, Secret, redacted
@@ -69,6 +69,16 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
 }
 """Set unless the response set the header itself."""
+
+EMBEDDED_HEADERS: Mapping[str, str] = {
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "font-src 'self' data:; worker-src 'self' blob:; frame-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'self'"
+    ),
+    "x-frame-options": "SAMEORIGIN",
+}
+"""For an embedded application's user interface: styles inline, frames of its own, scripts still from files only."""
 
 
 class Authenticator(Protocol):
@@ -203,8 +213,10 @@ def _check_permission(access: Access, declaration: Declaration, request: Request
 
 async def _check_forged(request: Request, session: Secret, forged: Forged) -> None:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if forged is Forged.SAME_ORIGIN_JSON and content_type == "application/json":
-        return  # the middleware has seen the right Origin already
+    if forged is Forged.SAME_ORIGIN_JSON:
+        if content_type == "application/json":
+            return  # the middleware has seen the right Origin already
+        raise NotAllowed("under a session this takes JSON only", next_step="Send JSON, or use a token.")
     presented = request.headers.get(CSRF_HEADER, "")
     if not presented and content_type == "application/x-www-form-urlencoded":
         field = (await request.form(max_fields=200)).get(CSRF_FIELD)
@@ -250,6 +262,52 @@ def route(
         forged=forged,
     )
     return Route(path, Guarded(handler, declaration), methods=list(methods), name=None)
+
+
+class Embedded:
+    """Another application behind the door: it refuses by itself, in its own form, and is enumerated like a route.
+
+    Under a session its unsafe requests must be JSON from our own origin. Bodies are its own matter (it streams them).
+    Its pages get a policy of their own, since a bundled user interface sets styles inline.
+    """
+
+    def __init__(self, app: ASGIApp, declaration: Declaration) -> None:
+        self._app = app
+        self.declaration = declaration
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in EMBEDDED_HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        request = Request(scope, receive)
+        state = scope.get("state", {})
+        try:
+            if not state.get(PASSED):
+                raise NotAllowed("the request did not pass the door")
+            if request.method not in SAFE_METHODS and state.get("session") is not None:
+                await _check_forged(request, state["session"], self.declaration.forged)
+        except SteersmanError as error:
+            await refusal(request, error)(scope, receive, send)
+            return
+        await self._app(scope, receive, sending)
+
+
+def embedded(path: str, app: ASGIApp, methods: Sequence[str], *, permission: Permission) -> Mount:
+    """Mount `app`, which must refuse by itself whoever lacks `permission`; the enumeration of routes tries that."""
+    declaration = Declaration(
+        path=path,
+        methods=frozenset(methods),
+        permission=permission,
+        within=Within.ANY,
+        public=False,
+        body_bytes_max=0,
+        forged=Forged.SAME_ORIGIN_JSON,
+    )
+    return Mount(path, app=Embedded(app, declaration))
 
 
 def _bounded(scope: Scope, receive: Receive, bytes_max: int) -> Receive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from steersman.plugins.identity.tokens import LoginCodeRow, SessionRow, TokenRow, UserRow
+from steersman.domain.credentials import LoginCodeRow, SessionRow, TokenRow, UserRow
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message
 
 from steersman.domain.access import ROLE_PERMISSIONS, Permission, Role
-from steersman.server.security import SAFE_METHODS, Declaration, Guarded
+from steersman.server.security import SAFE_METHODS, Declaration, Embedded, Guarded
 
 ANSWER_SECONDS_MAX = 10.0
 """A refusal comes at once; a route that hangs where it should refuse is a finding as well."""
@@ -106,22 +106,23 @@ def _walk(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[str, 
             yield path, found
 
 
+def _declaration(found: BaseRoute) -> Declaration | None:
+    guarded = found.endpoint if isinstance(found, Route) else found.app if isinstance(found, Mount) else None
+    return guarded.declaration if isinstance(guarded, Guarded | Embedded) else None
+
+
 def declarations(app: Starlette) -> list[tuple[str, Declaration]]:
-    """Every declared route with its full path."""
-    return [
-        (path, found.endpoint.declaration)
-        for path, found in _walk(app.routes)
-        if isinstance(found, Route) and isinstance(found.endpoint, Guarded)
-    ]
+    """Every declared route with its full path; an embedded application is one, with a path below it."""
+    found = []
+    for path, each in _walk(app.routes):
+        if declaration := _declaration(each):
+            found.append((f"{path}/default" if isinstance(each, Mount) else path, declaration))
+    return found
 
 
 def undeclared(app: Starlette) -> list[str]:
-    """Paths of whatever was added past `route(...)`: plain routes, mounted applications, sockets. Must be empty."""
-    return [
-        path
-        for path, found in _walk(app.routes)
-        if not (isinstance(found, Route) and isinstance(found.endpoint, Guarded))
-    ]
+    """Paths of whatever was added past `route` and `embedded`: plain routes, applications, sockets. Must be empty."""
+    return [path for path, found in _walk(app.routes) if _declaration(found) is None]
 
 
 def example_path(path: str, names: Mapping[str, str]) -> str:

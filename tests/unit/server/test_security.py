@@ -22,6 +22,7 @@ from steersman.domain.access import Access, Grant, Kind, Permission, Role, Secre
 from steersman.domain.errors import Conflict
 from steersman.plugins.identity.tokens import SESSION_LIFE, Identities, csrf_token
 from steersman.server.security import (
+    EMBEDDED_HEADERS,
     PUBLIC_PATHS,
     SECURITY_HEADERS,
     Door,
@@ -29,6 +30,7 @@ from steersman.server.security import (
     Middleware,
     Redacting,
     Within,
+    embedded,
     route,
 )
 from steersman.testing.credentials import CredentialsInMemory
@@ -84,6 +86,13 @@ async def stream(_: Request) -> Response:
     return StreamingResponse(events(), media_type="text/event-stream")
 
 
+async def registry(scope: Any, receive: Any, send: Any) -> None:
+    """An application of its own, which refuses by itself."""
+    access: Access | None = scope["state"]["access"]
+    status = 401 if access is None else 200 if access.allows_somewhere(Permission.REGISTRY_READ) else 403
+    await PlainTextResponse("registry", status)(scope, receive, send)
+
+
 ROUTES = [
     route("/login", whoami, ["GET"], public=True),
     route("/login", write, ["POST"], public=True),
@@ -94,7 +103,8 @@ ROUTES = [
     route("/api/v1/{workspace}/releases/{number:int}/approve", write, ["POST"], permission=Permission.RELEASE_APPROVE),
     route("/api/v1/clock", write, ["POST"], permission=Permission.CLOCK_ADVANCE, body_bytes_max=100),
     route("/{workspace}/incidents/{name}", write, ["POST", "DELETE"], permission=Permission.INCIDENT_ACT),
-    route("/mlflow/{path:path}", write, ["POST"], permission=Permission.REGISTRY_READ, forged=Forged.SAME_ORIGIN_JSON),
+    route("/json/{path:path}", write, ["POST"], permission=Permission.REGISTRY_READ, forged=Forged.SAME_ORIGIN_JSON),
+    embedded("/mlflow", registry, ["GET", "POST"], permission=Permission.REGISTRY_READ),
     route("/crash", crash, ["GET"], permission=Permission.METRICS_READ),
     route("/conflict", conflict, ["GET"], permission=Permission.METRICS_READ),
     route("/live", stream, ["GET"], permission=Permission.CONSOLE_READ),
@@ -294,10 +304,29 @@ def test_a20_a_form_without_its_sessions_token_is_refused(kind: str) -> None:
 
 def test_a20_an_embedded_application_may_send_json_from_our_origin_and_nothing_else() -> None:
     house = House()
-    headers = house.form(house.session("ada"))
-    assert house.call("POST", "/mlflow/search", headers | {"Content-Type": "application/json"}).status == 200
-    for content_type in (FORM, "text/plain", "multipart/form-data; boundary=b", ""):
-        assert house.call("POST", "/mlflow/search", headers | {"Content-Type": content_type}).status == 403
+    session = house.session("ada")
+    headers = house.form(session, **{"X-CSRF-Token": csrf_token(session)})
+    for path in ("/mlflow/search", "/json/search"):
+        assert house.call("POST", path, headers | {"Content-Type": "application/json"}).status == 200
+        for content_type in (FORM, "text/plain", "multipart/form-data; boundary=b", ""):
+            assert house.call("POST", path, headers | {"Content-Type": content_type}).status == 403
+
+
+def test_an_embedded_application_has_a_policy_of_its_own_and_no_scripts_inline() -> None:
+    house = House()
+    answer = house.call("GET", "/mlflow/", house.bearer("vera", Role.VIEWER))
+    assert (answer.body, answer.headers["content-security-policy"]) == (
+        b"registry",
+        EMBEDDED_HEADERS["content-security-policy"],
+    )
+    assert "script-src 'self';" in EMBEDDED_HEADERS["content-security-policy"]
+
+
+def test_a7_an_embedded_application_that_lets_anybody_in_is_reported() -> None:
+    house = House(routes=[embedded("/open", PlainTextResponse("hello"), ["GET"], permission=Permission.REGISTRY_READ)])
+    assert asyncio.run(admitted(house.app, [ANONYMOUS], host=HOST)) == [
+        "GET /open/default answered anonymous with 200, not 401"
+    ]
 
 
 def test_a_token_needs_no_form_token_because_no_browser_sends_it_unasked() -> None:

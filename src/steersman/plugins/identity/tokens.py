@@ -37,6 +37,7 @@ from steersman.domain.access import (
     Secret,
     parse_subject,
 )
+from steersman.domain.credentials import LoginCodeRow, SessionRow, TokenRow, UserRow
 from steersman.domain.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound
 
 ISSUER = "steersman"
@@ -53,51 +54,6 @@ TOKENS_PER_OWNER_MAX = 100
 _TOKEN = re.compile(r"sm_([0-9a-f]{16})_([A-Za-z0-9_-]{43})", re.ASCII)
 _SESSION = re.compile(r"sms_[A-Za-z0-9_-]{43}", re.ASCII)
 _CODE = re.compile(r"smc_[a-z2-7]{26}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRow:
-    """A token at rest. `roles` hold in `workspace`; `permissions` narrow them further where given."""
-
-    id: str
-    hash: bytes
-    subject: str
-    kind: Kind
-    owner: str
-    roles: tuple[Role, ...]
-    workspace: str
-    permissions: tuple[Permission, ...] | None
-    created_at: datetime
-    expires_at: datetime
-    revoked_at: datetime | None = None
-
-    def live(self, now: datetime) -> bool:
-        return self.revoked_at is None and self.created_at - timedelta(minutes=5) <= now < self.expires_at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserRow:
-    subject: str
-    grants: tuple[Grant, ...]
-    created_at: datetime
-    disabled_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoginCodeRow:
-    hash: bytes
-    subject: str
-    expires_at: datetime
-    used_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRow:
-    hash: bytes
-    subject: str
-    created_at: datetime
-    expires_at: datetime
-    ended_at: datetime | None = None
 
 
 class CredentialStore(Protocol):
