@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+TYPE_CHECKING = False  # see steersman.cli
+if TYPE_CHECKING:
+    from typing import Any
+
+USAGE = "steersman [--url URL] [--token TOKEN] [--state DIR] [--output table|json] COMMAND ..."
+
+EPILOG = """\
+exit codes: 0 done · 1 error · 2 blocked by a gate or waiting for an approval
+`steersman COMMAND --help` explains a command. The address and token come from --url and --token, else STEERSMAN_URL and
+STEERSMAN_TOKEN, else the credentials file of the state directory (--state, STEERSMAN_STATE, or ./.steersman)."""
 
 
-class Argument(NamedTuple):
+class Argument:
     """One flag or positional, as argparse takes it."""
 
-    flags: tuple[str, ...]
-    help: str
-    options: dict[str, Any]
+    __slots__ = ("flags", "help", "options")
+
+    def __init__(self, flags: tuple[str, ...], text: str, options: dict[str, Any]) -> None:
+        self.flags, self.help, self.options = flags, text, options
 
 
-class Command(NamedTuple):
-    """One command; `run` names the function that carries it out, imported when it runs."""
+class Command:
+    """One command; `run` names the function that carries it out, imported when it runs.
 
-    name: str
-    summary: str
-    run: str
-    arguments: tuple[Argument, ...] = ()
-    description: str = ""
-    examples: tuple[str, ...] = ()
-    passes_on: bool = False
-    """Arguments it does not know are passed on."""
+    With `passes_on`, arguments it does not know are handed to what it starts.
+    """
+
+    __slots__ = ("arguments", "description", "examples", "name", "passes_on", "run", "summary")
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        run: str,
+        arguments: tuple[Argument, ...] = (),
+        description: str = "",
+        examples: tuple[str, ...] = (),
+        passes_on: bool = False,
+    ) -> None:
+        self.name, self.summary, self.run, self.arguments = name, summary, run, arguments
+        self.description, self.examples, self.passes_on = description, examples, passes_on
 
 
 def _argument(*flags: str, help: str, **options: Any) -> Argument:  # noqa: A002 - argparse's word
@@ -250,20 +269,31 @@ COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 """Every command by name, in the order of the help page."""
 
 
+def overview() -> str:
+    """What `steersman --help` prints."""
+    lines = [
+        f"usage: {USAGE}",
+        "",
+        "Keeps AI models in production on course: releases with proof, watching, history.",
+        "",
+    ]
+    lines += ["commands:", *(f"  {command.name:<11} {command.summary}" for command in COMMANDS.values()), ""]
+    lines += ["options of every command:", *(f"  {a.flags[0]:<11} {a.help}" for a in COMMON)]
+    lines += ["  --version   print the version", "", EPILOG]
+    return "\n".join(lines)
+
+
 def manual() -> str:
     """The manual page of the whole command line as Markdown: `docs/cli.md`."""
-    import os
+    from steersman.cli.parsing import parser_of
 
-    from steersman.cli.parsing import EPILOG, parser_of
-
-    os.environ["COLUMNS"] = "110"
     parts = [
         "# The command line\n",
         "Made from the table in `steersman.cli.manual` by `python -m steersman.cli.manual > docs/cli.md`; a test compares.\n",
-        f"```text\n{EPILOG}\n```\n",
+        f"```text\n{overview()}\n```\n",
     ]
     for command in COMMANDS.values():
-        page = parser_of(command).format_help().rstrip()
+        page = parser_of(command, width=110).format_help().rstrip()
         parts += [f"## steersman {command.name}\n", f"```text\n{page}\n```\n"]
     return "\n".join(parts)
 

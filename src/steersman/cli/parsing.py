@@ -7,14 +7,11 @@ stand before or after it.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from steersman.cli.manual import COMMANDS, COMMON, Command
-
-EPILOG = """exit codes: 0 done · 1 error · 2 blocked by a gate or waiting for an approval
-`steersman COMMAND --help` explains a command. The address and token come from --url and --token, else STEERSMAN_URL and
-STEERSMAN_TOKEN, else the credentials file of the state directory (--state, STEERSMAN_STATE, or ./.steersman)."""
+from steersman.cli.manual import COMMANDS, COMMON, USAGE, Command, overview
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,23 +22,25 @@ class _Parser(argparse.ArgumentParser):
         self.exit(1, f"steersman: {message}\n")
 
 
-def parser_of(command: Command, prog: str = "steersman") -> argparse.ArgumentParser:
-    """The parser of one command, for its help page and for the manual."""
-    parser = _Parser(prog=f"{prog} {command.name}", **_style(command))
+class _Root(_Parser):
+    """Its help page is the overview, made without argparse because that must be quick."""
+
+    def format_help(self) -> str:
+        return overview() + "\n"
+
+
+def parser_of(command: Command, *, width: int) -> argparse.ArgumentParser:
+    """The parser of one command, whose help page has lines of `width`: for the manual."""
+    style = {**_style(command), "formatter_class": functools.partial(argparse.RawDescriptionHelpFormatter, width=width)}
+    parser = _Parser(prog=f"steersman {command.name}", **style)
     _fill(parser, command)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace | int:
     """The arguments of one command, or the exit code when there is nothing left to do."""
-    parser = _Parser(
-        prog="steersman",
-        description="Keeps AI models in production on course: releases with proof, watching, correction, history.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="store_true", dest="show_version", help="print the version")
+    parser = _Root(prog="steersman", usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", dest="show_version", help=argparse.SUPPRESS)
     _add_common(parser)
     chosen = _chosen(argv)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
@@ -62,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | int:
         print(version("steersman"))
         return 0
     if arguments.command is None:
-        parser.print_help()
+        print(overview())
         return 0
     for argument in COMMON:
         name = argument.flags[0].lstrip("-")

@@ -13,10 +13,10 @@ from pathlib import Path
 from steersman.cli import EXIT_DONE, EXIT_ERROR
 from steersman.cli.output import show
 from steersman.cli.session import connect
-from steersman.client.steersman import Steersman
+from steersman.client.steersman import Json, Steersman
 from steersman.domain.errors import BadRequest, Conflict, Misconfigured, NotFound, NotVerified
 
-COLUMNS = ("index", "at", "action", "actor", "workspace", "name", "because")
+COLUMNS = ("index", "at", "action", "actor", "object", "because")
 
 EXPORT_BYTES_MAX = 4 * 1024**3
 """Largest export unpacked for verification: 4 GiB, about ten million entries."""
@@ -28,7 +28,8 @@ def ledger(arguments: argparse.Namespace) -> int:
         return _verify_export(arguments)
     steersman = connect(arguments)
     if arguments.action == "show":
-        show(steersman.ledger_entries(start=arguments.start, limit=arguments.limit), arguments.output, COLUMNS)
+        entries = steersman.ledger_entries(start=arguments.start, limit=arguments.limit)
+        show(entries if arguments.output == "json" else [_flat(entry) for entry in entries], arguments.output, COLUMNS)
     elif arguments.action == "checkpoint":
         note = steersman.ledger_checkpoint()
         if arguments.output == "json":
@@ -123,6 +124,19 @@ def _directory(path: Path) -> Iterator[Path]:
         if found is None:
             raise NotVerified(f"{path} holds no entries.jsonl")
         yield found.parent
+
+
+def _flat(entry: Json) -> Json:
+    """An entry as one row: who by name, and what by kind, workspace and name."""
+    body = entry.get("body")
+    inner: Json = body if isinstance(body, dict) else entry
+    actor, target = inner.get("actor"), inner.get("object")
+    row = {**inner, "index": entry.get("index", inner.get("index"))}
+    if isinstance(actor, dict):
+        row["actor"] = actor.get("subject")
+    if isinstance(target, dict):
+        row["object"] = f"{target.get('kind')} {target.get('workspace')}/{target.get('name')}"
+    return row
 
 
 def _fresh(path: Path) -> Path:
