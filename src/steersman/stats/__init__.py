@@ -1,0 +1,1 @@
+"""Pure numerics: intervals, metrics, profiles and drift. NumPy only; no clock, disk, network or randomness."""
