@@ -170,6 +170,7 @@ def edge(app: App, *, keep_alive_s: int = 75, drain_s: int = 30) -> EdgeServer:
     """A server for `app`, quiet, without access log; run it with `serve(sockets=[…])`."""
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         http=BoundedHttpProtocol,
         ws="none",
         loop="none",

@@ -102,7 +102,7 @@ def output(name: str, values: npt.NDArray[Any], rows: int) -> Tensor:
         return Tensor(name, "INT64", shape, flat.tolist())
     data = flat.astype(np.float64)
     finite = np.isfinite(data)
-    listed = data.tolist()
+    listed: list[Any] = data.tolist()
     if not finite.all():
         listed = [value if ok else None for value, ok in zip(listed, finite, strict=True)]
     return Tensor(name, "FP64", shape, listed)

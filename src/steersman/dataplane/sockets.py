@@ -22,7 +22,11 @@ KEY_HEADER = "x-steersman-key"
 
 
 class SocketUnavailableError(Exception):
-    """Nobody answers on the socket; the process behind it is starting, or dead."""
+    """The socket gives no answer."""
+
+
+class NobodyListensError(SocketUnavailableError):
+    """The process behind the socket does not run: it cannot have anything under way."""
 
 
 @contextlib.contextmanager
@@ -81,7 +85,7 @@ class _UnixConnection(http.client.HTTPConnection):
 def call_unix(path: Path, method: str, target: str, body: bytes = b"", *, timeout_s: float = 30.0) -> tuple[int, bytes]:
     """One request on a process's socket, blocking; returns status and body.
 
-    Raises SocketUnavailableError when nobody listens, or the answer does not come within `timeout_s`.
+    Raises NobodyListensError, or SocketUnavailableError when the answer does not come within `timeout_s`.
     """
     connection = _UnixConnection(path, timeout_s)
     try:
@@ -89,6 +93,8 @@ def call_unix(path: Path, method: str, target: str, body: bytes = b"", *, timeou
         connection.request(method, target, body, {KEY_HEADER: key, "Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NobodyListensError(f"{path.name}: nobody listens; the process behind it is starting, or dead") from error
     except (OSError, http.client.HTTPException) as error:
         raise SocketUnavailableError(f"{path.name}: {type(error).__name__}: {error}") from error
     finally:
