@@ -18,6 +18,7 @@ from steersman.domain.release import Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.version import Version
 from steersman.store import tables as t
+from steersman.store.credentials import CredentialTables
 from steersman.store.ledger_log import LedgerLog
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -100,6 +101,11 @@ class Transaction:
     def __init__(self, connection: sa.Connection, wall: Callable[[], datetime]) -> None:
         self._connection = connection
         self._ledger = LedgerLog(connection, wall)
+
+    @property
+    def credentials(self) -> CredentialTables:
+        """People, tokens, login codes and sessions."""
+        return CredentialTables(self._connection)
 
     # --- plumbing
 
