@@ -11,7 +11,7 @@ import re
 PATH_BYTES_MAX = 4096
 """Longer than any path MLflow's clients make (artifact paths end at 250 characters a name)."""
 
-_ALLOWED = re.compile(rb"^/[A-Za-z0-9\-._~!$&'()*+,=:@/%<>\[\]]*$")
+_ALLOWED = re.compile(rb"/[A-Za-z0-9\-._~!$&'()*+,=:@/%<>\[\]]*")
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _STRUCTURAL = frozenset(b"/\\;%#?") | frozenset(range(0x20)) | {0x7F}
@@ -21,7 +21,7 @@ def objection(raw_path: bytes) -> str | None:
     """Why this path, as it came over the wire without its query, is not canonical; None when it is."""
     if len(raw_path) > PATH_BYTES_MAX:
         return f"the path is longer than {PATH_BYTES_MAX} bytes"
-    if not _ALLOWED.match(raw_path):
+    if not _ALLOWED.fullmatch(raw_path):
         return "the path has a character that must not stand in one"
     if b"//" in raw_path:
         return "the path has an empty segment (//)"

@@ -136,19 +136,25 @@ def _environment(directory: Path, protection: Path, key: str) -> dict[str, str]:
     }
 
 
-def registry(child: EmbeddedMlflow, *, timeout_s: float = TIMEOUT_S) -> MlflowRegistry:
+def registry(child: EmbeddedMlflow) -> MlflowRegistry:
     """The control server's own way into the embedded MLflow: the registry plugin with the system's identity."""
-
-    def signed(method: str, target: str) -> dict[str, str]:
-        return {HEADER: sign(SYSTEM, key=child.key, method=method, target=target, now_s=time.time())}
-
-    return MlflowRegistry(MlflowRest(child.url, headers=signed, timeout_s=timeout_s))
+    return MlflowRegistry(_rest(child, timeout_s=TIMEOUT_S))
 
 
 def answers(child: EmbeddedMlflow, *, timeout_s: float = 5.0) -> bool:
     """Readiness: the registry answers a question that needs the database and passes the guard."""
+    rest = _rest(child, timeout_s=timeout_s)
     try:
-        registry(child, timeout_s=timeout_s).check()
+        MlflowRegistry(rest).check()
     except SteersmanError:
         return False
+    finally:
+        rest.close()
     return True
+
+
+def _rest(child: EmbeddedMlflow, *, timeout_s: float) -> MlflowRest:
+    def signed(method: str, target: str) -> dict[str, str]:
+        return {HEADER: sign(SYSTEM, key=child.key, method=method, target=target, now_s=time.time())}
+
+    return MlflowRest(child.url, headers=signed, timeout_s=timeout_s)

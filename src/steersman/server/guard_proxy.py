@@ -1,8 +1,9 @@
 """The only door to the embedded MLflow: `/mlflow` of the control server.
 
 Every MLflow client works unchanged against this address, with our identities (`MLFLOW_TRACKING_TOKEN`). The proxy knows
-who calls and says so to MLflow in one signed header; what a request may do is decided behind, by the guard that sees the route MLflow matched. Paths with a
-second spelling are refused at this edge already, and no header a caller sends can be taken for ours.
+who calls and says so to MLflow in one signed header; what a request may do is decided behind, by the guard that sees
+the route MLflow matched. Paths with a second spelling are refused at this edge already, and no header a caller sends
+can be taken for ours.
 """
 
 from __future__ import annotations

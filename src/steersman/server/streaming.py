@@ -91,10 +91,7 @@ class Response:
 
     async def reusable(self) -> bool:
         complete = await self.stop_upload()
-        return (
-            complete and self._connection.answer.complete and not self._bodiless
-            and bool(self._connection.parser.should_keep_alive())
-        )  # fmt: skip
+        return complete and self._connection.answer.complete and not self._bodiless and self._connection.keep_alive
 
 
 class _Connection:
@@ -126,6 +123,11 @@ class _Connection:
         while not self.answer.begun:
             if not await self.feed():
                 raise ConnectionResetError("closed before an answer")
+
+    @property
+    def keep_alive(self) -> bool:
+        """The parser forgets it once the answer is complete, so it is asked of the headers."""
+        return not any(name == b"connection" and b"close" in value.lower() for name, value in self.answer.headers)
 
     @property
     def fresh(self) -> bool:

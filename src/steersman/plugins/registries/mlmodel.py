@@ -83,7 +83,7 @@ def _chosen(flavors: Mapping[str, Any]) -> tuple[str, Format, str]:
         if not isinstance(content, dict) or flavor == "python_function":
             continue
         file = next((str(content[key]) for key in _FILE_KEYS if isinstance(content.get(key), str)), "")
-        found = _format_of(flavor, content, file)
+        found = _format_of(flavor, file)
         if found is not None:
             return flavor, found, str(relative(file))
     if "python_function" in flavors:
@@ -94,10 +94,11 @@ def _chosen(flavors: Mapping[str, Any]) -> tuple[str, Format, str]:
     )
 
 
-def _format_of(flavor: str, content: Mapping[str, Any], file: str) -> Format | None:
+def _format_of(flavor: str, file: str) -> Format | None:
+    """By the file's suffix first: what MLflow writes into `serialization_format` is meant for other files as well."""
     if not file:
         return None
-    if content.get("serialization_format") == "skops" or file.endswith(".skops"):
+    if file.endswith(".skops"):
         return Format.SKOPS
     if file.endswith(_PICKLES):
         return Format.PICKLE
