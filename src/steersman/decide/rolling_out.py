@@ -16,6 +16,7 @@ import msgspec
 
 from steersman.decide.judging import SettlementAction, settle_inconclusive
 from steersman.domain import spec
+from steersman.domain.durations import format_duration
 from steersman.domain.events import Action
 from steersman.domain.release import Completion, Opened, Phase, Release, completed, moved
 from steersman.domain.verdicts import Outcome, Verdict
@@ -182,15 +183,17 @@ def _progressing(facts: Facts) -> Move | None:
     step = steps_of(facts.policy, release)[release.step]
     if facts.frozen is not None and not release.exposed:
         return None
+    if release.previous is None and isinstance(step, spec.Mirror | spec.Analysis | spec.Pause):
+        return _next(facts, f"{step_name(step)} passed over: no version is in {release.environment} to compare with")
     if not release.entered:
         if not facts.in_effect:
             return None
+        if isinstance(step, spec.Promote):
+            return _promote(facts)
         entered = msgspec.structs.replace(release, entered=True, step_started_at=facts.now)
         because = f"step {release.step} ({step_name(step)}) is in effect"
         note = Note(action=Action.STEP_STARTED, because=because, data=_step_data(release, step))
         return Move(release=entered, notes=(note,))
-    if release.previous is None and isinstance(step, spec.Mirror | spec.Analysis | spec.Pause):
-        return _next(facts, f"{step_name(step)} passed over: no version is in {release.environment} to compare with")
     match step:
         case spec.Mirror() | spec.SetWeight():
             return _next(facts, f"{step_name(step)} in effect")
@@ -205,10 +208,8 @@ def _progressing(facts: Facts) -> Move | None:
             if len(facts.approvers) >= count:
                 return _next(facts, f"approved by {', '.join(facts.approvers)}")
             return _pause(facts, f"waits for {count} approval(s) by role {step.role}", resumes=Phase.PROGRESSING)
-        case spec.Promote():
-            return _promote(facts)
-        case spec.Bake():
-            return _next(facts, "bake before promote has no meaning and was passed over")
+        case spec.Promote() | spec.Bake():
+            return _next(facts, f"{step_name(step)} passed over")
 
 
 def _next(facts: Facts, because: str, *notes: Note, evidence: tuple[Evidence, ...] = ()) -> Move:
@@ -421,8 +422,8 @@ def step_name(step: spec.Step) -> str:
             return f"setWeight {step.weight_pct} %"
         case spec.Pause(duration=None):
             return "pause until resumed"
-        case spec.Pause():
-            return f"pause {step.duration}"
+        case spec.Pause(duration=duration):
+            return f"pause {format_duration(duration or timedelta())}"
         case spec.Analysis():
             return f"analysis of {', '.join(step.metrics)}"
         case spec.Approval():
@@ -430,7 +431,7 @@ def step_name(step: spec.Step) -> str:
         case spec.Promote():
             return "promote"
         case spec.Bake():
-            return f"bake {step.duration}"
+            return f"bake {format_duration(step.duration)}"
 
 
 def _step_data(release: Release, step: spec.Step) -> dict[str, Any]:

@@ -44,12 +44,17 @@ def in_progress(releases: Sequence[Release]) -> Release | None:
 
 
 def desired_traffic(
-    releases: Sequence[Release], policy_of: PolicyOf, *, challenger: Challenger | None, keep_warm: int
+    releases: Sequence[Release],
+    policy_of: PolicyOf,
+    *,
+    challenger: Challenger | None,
+    keep_warm: int,
+    recovering: bool = False,
 ) -> Traffic | None:
     """What one model's requests in one environment should meet; None before its first release.
 
     Copies go to the candidate from its `mirror` step until it answers itself, to the challenger as long as there is
-    one, and to the replaced version through the bake, so that recovery can be judged in pairs.
+    one, and to the replaced version through the bake and while an incident's recovery is being verified, in pairs.
     """
     if not releases:
         return None
@@ -68,7 +73,7 @@ def desired_traffic(
     if challenger is not None and stable is not None and challenger.digest != stable.digest:
         arm = Arm(release=f"challenger-{challenger.version}", version=challenger.version, digest=challenger.digest)
         mirrors.append(Mirror(arm=arm, role="challenger"))
-    baking = baked_against(stable, policy_of) if stable else None
+    baking = _compared_with(stable, policy_of, recovering=recovering) if stable else None
     if baking is not None:
         mirrors.append(Mirror(arm=baking, role="mirror"))
     salted = candidate or stable or releases[-1]
@@ -85,9 +90,13 @@ def desired_traffic(
     )
 
 
-def baked_against(stable: Release, policy_of: PolicyOf) -> Arm | None:
-    """The replaced version, while the stable one's bake still compares with it."""
-    if stable.phase is not Phase.VERIFYING or stable.previous is None or stable.opened is Opened.ROLLBACK:
+def _compared_with(stable: Release, policy_of: PolicyOf, *, recovering: bool) -> Arm | None:
+    """The replaced version, while the stable one is still compared with it."""
+    if stable.previous is None or stable.opened is Opened.ROLLBACK:
+        return None
+    if recovering:
+        return stable.previous
+    if stable.phase is not Phase.VERIFYING:
         return None
     steps = steps_of(policy_of(stable), stable)[stable.step :]
     compares = any(isinstance(step, spec.Bake) and step.metrics for step in steps)

@@ -10,18 +10,18 @@ from typing import Any
 
 import msgspec
 
-from steersman.decide.rolling_out import GATES_STEP, degrade, pause, resume
+from steersman.decide.rolling_out import GATES_STEP, pause, resume
 from steersman.decide.routing import in_progress, live, promoted
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest, examine, identity
-from steersman.domain.errors import BadDocument, BadRequest, Conflict, NotAllowed, NotFound
+from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound
 from steersman.domain.events import Action, Event
-from steersman.domain.identifiers import new_id
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.linting import Finding as LintFinding
 from steersman.domain.linting import lint
 from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
 from steersman.domain.version import Version
+from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
 from steersman.loop.registering import VersionRefused, refusal, register
 from steersman.loop.world import Documents, World
@@ -119,7 +119,7 @@ class Commands:
     def retire(self, workspace: str, name: str, number: int, *, actor: str, because: str) -> Version:
         """Take a version out of use for good; refused while it answers or is on its way."""
         with self._world.store.write() as tx:
-            version = self._version(tx, workspace, name, number)
+            version = version_of(tx, workspace, name, number)
             releases = tx.releases(workspace, name)
             for environment in {r.environment for r in releases}:
                 there = [r for r in releases if r.environment == environment]
@@ -133,7 +133,7 @@ class Commands:
             if version.retired_at is not None:
                 return version
             retired = msgspec.structs.replace(
-                version, retired_at=self._world.clock.now(), retired_because=_reason(because)
+                version, retired_at=self._world.clock.now(), retired_because=reason(because)
             )
             tx.put_version(retired)
             event_name = f"{name}/{number}"
@@ -157,89 +157,26 @@ class Commands:
     ) -> Release:
         """Open a release. What happens when one is on its way stands in the document (`concurrency`)."""
         with self._world.store.write() as tx:
-            return self.open_release(
-                tx, workspace, name, number, environment, actor=actor, because=because, opened=opened, incident=incident
-            )
-
-    def open_release(
-        self,
-        tx: Transaction,
-        workspace: str,
-        name: str,
-        number: int,
-        environment: str,
-        *,
-        actor: str,
-        because: str,
-        opened: Opened,
-        incident: str | None = None,
-    ) -> Release:
-        """`release` inside a transaction the caller holds, so that a remedy and its incident change together."""
-        model = self._documents.model(tx, workspace, name)
-        version = self._version(tx, workspace, name, number)
-        self._refuse_unreleasable(model, version, environment)
-        releases = tx.releases(workspace, name, environment)
-        policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
-        coming = in_progress(releases)
-        if coming is not None and opened is not Opened.ROLLBACK and policy.concurrency is spec.Concurrency.REJECT:
-            raise Conflict(f"release {coming.number} of {name} is still on its way in {environment}")
-        if coming is not None and (opened is Opened.ROLLBACK or policy.concurrency is spec.Concurrency.SUPERSEDE):
-            self._give_up(tx, coming, Completion.SUPERSEDED, actor=actor, because="a newer release takes its place")
-        now = self._world.clock.now()
-        serving = live(releases)
-        stored = tx.document("Model", workspace, name)
-        assert stored is not None
-        release = Release(
-            id=new_id("rel"),
-            workspace=workspace,
-            model=name,
-            environment=environment,
-            number=max((r.number for r in releases), default=0) + 1,
-            version=number,
-            digest=version.digest,
-            previous=serving.arm if serving else None,
-            document=stored.digest,
-            phase=Phase.PENDING,
-            step=GATES_STEP,
-            step_started_at=now,
-            opened=opened,
-            opened_at=now,
-            opened_by=actor,
-            incident=incident,
-            because=_reason(because),
-        )
-        tx.add_release(release)
-        data: dict[str, object] = {
-            "release": release.number,
-            "version": number,
-            "digest": version.digest,
-            "document": stored.digest,
-            "previous": serving.version if serving else None,
-            "opened": str(opened),
-            "incident": incident,
-        }
-        tx.append(
-            release_event(release, Action.RELEASE_OPENED, at=now, actor=actor, because=release.because, data=data)
-        )
-        return release
-
-    def _refuse_unreleasable(self, model: spec.Model, version: Version, environment: str) -> None:
-        if version.retired_at is not None:
-            raise Conflict(
-                f"version {version.number} was retired: {version.retired_because}", next_step="Release another version."
-            )
-        if environment not in model.spec.environments:
-            declared = ", ".join(sorted(model.spec.environments)) or "none"
-            raise NotFound(
-                f"model {version.model} declares no environment {environment!r}; it declares {declared}",
-                next_step="Add it under spec.environments and apply the document.",
+            return open_release(
+                tx,
+                self._world,
+                self._documents,
+                self._reconciler,
+                workspace=workspace,
+                name=name,
+                number=number,
+                environment=environment,
+                actor=actor,
+                because=because,
+                opened=opened,
+                incident=incident,
             )
 
     def approve(self, release_id: str, *, actor: str, because: str) -> Release:
         """Agree to the present step. Not the one who opened it, nor anyone in the version's author chain."""
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
-            version = self._version(tx, release.workspace, release.model, release.version)
+            version = version_of(tx, release.workspace, release.model, release.version)
             if actor in (release.opened_by, *version.author_chain):
                 raise NotAllowed(
                     f"{actor} made or opened what is to be approved, and cannot approve it",
@@ -250,7 +187,7 @@ class Commands:
             if any(a.actor == actor and a.step == step for a in tx.approvals(release.id)):
                 return release
             now = self._world.clock.now()
-            tx.add_approval(Approval(release=release.id, step=step, actor=actor, at=now, because=_reason(because)))
+            tx.add_approval(Approval(release=release.id, step=step, actor=actor, at=now, because=reason(because)))
             data: dict[str, object] = {
                 "release": release.number,
                 "version": release.version,
@@ -266,28 +203,28 @@ class Commands:
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
             now = self._world.clock.now()
-            tx.append(release_event(release, Action.RELEASE_REJECTED, at=now, actor=actor, because=_reason(because)))
-            return self._give_up(tx, release, None, actor=actor, because=f"rejected by {actor}: {because}")
+            tx.append(release_event(release, Action.RELEASE_REJECTED, at=now, actor=actor, because=reason(because)))
+            return give_up(
+                tx, self._world, self._reconciler, release, actor=actor, because=f"rejected by {actor}: {because}"
+            )
 
     def abort(self, release_id: str, *, actor: str, because: str) -> Release:
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
-            return self._give_up(tx, release, None, actor=actor, because=f"aborted by {actor}: {_reason(because)}")
-
-    def _give_up(
-        self, tx: Transaction, release: Release, ending: Completion | None, *, actor: str, because: str
-    ) -> Release:
-        if release.phase is Phase.DEGRADED:
-            return release
-        ending = ending or (Completion.ROLLED_BACK if release.exposed else Completion.ABORTED)
-        move = degrade(release, ending, now=self._world.clock.now(), because=because)
-        return self._reconciler.apply(tx, release, move, actor=actor)
+            return give_up(
+                tx,
+                self._world,
+                self._reconciler,
+                release,
+                actor=actor,
+                because=f"aborted by {actor}: {reason(because)}",
+            )
 
     def pause(self, release_id: str, *, actor: str, because: str) -> Release:
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
             try:
-                move = pause(release, now=self._world.clock.now(), because=f"paused by {actor}: {_reason(because)}")
+                move = pause(release, now=self._world.clock.now(), because=f"paused by {actor}: {reason(because)}")
             except IllegalTransition as error:
                 raise Conflict(f"a release that is {release.phase} cannot be paused") from error
             return self._reconciler.apply(tx, release, move, actor=actor)
@@ -307,7 +244,7 @@ class Commands:
                     next_step=f"steersman approve {release.id} --because …",
                 )
             move = resume(
-                release, policy, now=self._world.clock.now(), because=f"resumed by {actor}: {_reason(because)}"
+                release, policy, now=self._world.clock.now(), because=f"resumed by {actor}: {reason(because)}"
             )
             return self._reconciler.apply(tx, release, move, actor=actor)
 
@@ -317,7 +254,7 @@ class Commands:
             release = self._open_release(tx, release_id)
             if release.phase not in (Phase.PROGRESSING, Phase.PAUSED) or release.resumes is Phase.PENDING:
                 raise Conflict(f"release {release.number} is {release.phase}; only one past its gates can be promoted")
-            full = msgspec.structs.replace(release, full=True, because=f"promote --full by {actor}: {_reason(because)}")
+            full = msgspec.structs.replace(release, full=True, because=f"promote --full by {actor}: {reason(because)}")
             if release.phase is Phase.PAUSED:
                 move = resume(release, self._policy(tx, release), now=self._world.clock.now(), because=full.because)
                 after = msgspec.structs.replace(move.release, full=True)
@@ -361,16 +298,19 @@ class Commands:
                     Action.ROLLBACK_REQUESTED,
                     at=self._world.clock.now(),
                     actor=actor,
-                    because=_reason(because),
+                    because=reason(because),
                     data=data,
                 )
             )
-            return self.open_release(
+            return open_release(
                 tx,
-                workspace,
-                name,
-                target.version,
-                environment,
+                self._world,
+                self._documents,
+                self._reconciler,
+                workspace=workspace,
+                name=name,
+                number=target.version,
+                environment=environment,
                 actor=actor,
                 because=f"rollback from version {serving.version}: {because}",
                 opened=Opened.ROLLBACK,
@@ -392,7 +332,7 @@ class Commands:
                 state=IncidentState.CLOSED,
                 resolved_at=now,
                 remedy=Remedy.ACCEPT,
-                because=f"accepted by {actor}: {_reason(because)}",
+                because=f"accepted by {actor}: {reason(because)}",
             )
             tx.append(
                 self._event(Action.INCIDENT_ACCEPTED, actor, incident.workspace, "incident", incident.id, because, {})
@@ -427,16 +367,6 @@ class Commands:
             raise Conflict(f"release {release.number} is over: {release.completion}")
         return release
 
-    def _version(self, tx: Transaction, workspace: str, name: str, number: int) -> Version:
-        version = tx.version(workspace, name, number)
-        if version is None:
-            known = ", ".join(str(v.number) for v in tx.versions(workspace, name)) or "none"
-            raise NotFound(
-                f"version {number} of {name} is not registered here; known: {known}",
-                next_step=f"steersman release {name} VERSION registers it first if the registry has it.",
-            )
-        return version
-
     def _event(
         self,
         action: Action,
@@ -458,10 +388,3 @@ class Commands:
             because=because,
             data=data,
         )
-
-
-def _reason(because: str) -> str:
-    """Raises BadRequest for an empty reason: what is recorded must say why."""
-    if not because.strip():
-        raise BadRequest("a reason is required", next_step="Add --because 'why'.")
-    return because.strip()[:2000]

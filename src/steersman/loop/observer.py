@@ -13,7 +13,7 @@ import msgspec
 
 from steersman.domain.release import Release
 from steersman.loop.world import World
-from steersman.stats.performance import paired_blocks
+from steersman.stats.performance import BlockDifferences, paired_blocks
 from steersman.store.transaction import PairBlock, Transaction
 
 BLOCKS_PER_LOOK_MAX = 400
@@ -130,3 +130,16 @@ def _judge(world: World, pairing: Pairing, start: datetime, now: datetime) -> Se
             )
         )
     return judged
+
+
+def differences(metric: str, blocks: Sequence[PairBlock]) -> BlockDifferences:
+    """Stored blocks in the shape the judging functions take."""
+    return BlockDifferences(
+        metric=metric,
+        blocks=tuple(block.block.date().isoformat() for block in blocks),
+        harms=tuple(block.harm for block in blocks),
+        candidate=tuple(block.value_compared for block in blocks),
+        reference=tuple(block.value_reference for block in blocks),
+        rows=tuple(block.n for block in blocks),
+        skipped=(),
+    )

@@ -13,11 +13,12 @@ from datetime import datetime
 import msgspec
 
 from steersman.decide.rolling_out import Facts, Move, plan, verdict_data
-from steersman.decide.routing import desired_traffic
+from steersman.decide.routing import desired_traffic, live
 from steersman.domain import spec
 from steersman.domain.documents import parse_document
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
+from steersman.domain.incident import IncidentState
 from steersman.domain.operation import Intent, Operation, OperationKind, OperationState
 from steersman.domain.release import Phase, Release
 from steersman.domain.traffic import Traffic
@@ -62,11 +63,18 @@ class Reconciler:
 
     def _traffic(self, tx: Transaction, workspace: str, model: str, environment: str) -> Traffic:
         document = self._documents.model(tx, workspace, model)
+        releases = tx.releases(workspace, model, environment)
+        serving = live(releases)
+        recovering = serving is not None and any(
+            incident.release == serving.id and incident.state is IncidentState.RECOVERING
+            for incident in tx.incidents(workspace, model, open_only=True)
+        )
         traffic = desired_traffic(
-            tx.releases(workspace, model, environment),
+            releases,
             lambda release: self._policy(tx, release),
             challenger=tx.challenger(workspace, model, environment),
             keep_warm=document.spec.serving.keep_warm,
+            recovering=recovering,
         )
         assert traffic is not None, "places come from releases"
         return traffic
@@ -278,19 +286,14 @@ class Reconciler:
 
     def _project_alias(self, tx: Transaction, release: Release) -> None:
         """Let the registry's `champion` follow what is live now."""
-        standing = [
-            r
-            for r in tx.releases(release.workspace, release.model, release.environment)
-            if r.promoted_at is not None and r.degraded_at is None
-        ]
-        if release.environment != "production" or not standing:
+        serving = live(tx.releases(release.workspace, release.model, release.environment))
+        if release.environment != "production" or serving is None:
             return
-        live = max(standing, key=lambda r: (r.promoted_at, r.number))
         args = {
             "workspace": release.workspace,
             "model": release.model,
             "alias": CHAMPION,
-            "number": live.version,
+            "number": serving.version,
         }
         self._ask(tx, Intent(key=f"alias/{release.id}/{release.phase}", kind=OperationKind.ALIAS, args=args))
 

@@ -110,6 +110,11 @@ class LedgerLog:
         rows = [LedgerRow(index=int(index), body=bytes(body)) for index, body in self._connection.execute(query)]
         return rows[::-1]
 
+    def count(self, action: str) -> int:
+        """How many entries of one action there are."""
+        query = sa.select(sa.func.count()).select_from(t.ledger_entry).where(t.ledger_entry.c.action == action)
+        return int(self._connection.scalar(query) or 0)
+
     def leaves(self) -> list[bytes]:
         query = sa.select(t.ledger_entry.c.leaf).order_by(t.ledger_entry.c.idx)
         return [bytes(leaf) for (leaf,) in self._connection.execute(query)]

@@ -1,0 +1,131 @@
+"""Opens a release and gives one up: the two changes that people and remedies share, inside the caller's transaction."""
+
+from steersman.decide.rolling_out import GATES_STEP, degrade
+from steersman.decide.routing import in_progress, live
+from steersman.domain import spec
+from steersman.domain.errors import BadRequest, Conflict, NotFound
+from steersman.domain.events import Action
+from steersman.domain.identifiers import new_id
+from steersman.domain.release import Completion, Opened, Phase, Release
+from steersman.domain.version import Version
+from steersman.loop.reconciler import Reconciler, release_event
+from steersman.loop.world import Documents, World
+from steersman.store.transaction import Transaction
+
+
+def open_release(
+    tx: Transaction,
+    world: World,
+    documents: Documents,
+    reconciler: Reconciler,
+    *,
+    workspace: str,
+    name: str,
+    number: int,
+    environment: str,
+    actor: str,
+    because: str,
+    opened: Opened,
+    incident: str | None = None,
+) -> Release:
+    """Ask for version `number` in `environment`.
+
+    What happens when a release is on its way there stands in the document (`concurrency`); a rollback always takes its
+    place. Raises NotFound, Conflict, BadRequest.
+    """
+    model = documents.model(tx, workspace, name)
+    version = version_of(tx, workspace, name, number)
+    _refuse_unreleasable(model, version, environment)
+    releases = tx.releases(workspace, name, environment)
+    policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
+    coming = in_progress(releases)
+    if coming is not None and opened is not Opened.ROLLBACK and policy.concurrency is spec.Concurrency.REJECT:
+        raise Conflict(f"release {coming.number} of {name} is still on its way in {environment}")
+    if coming is not None and (opened is Opened.ROLLBACK or policy.concurrency is spec.Concurrency.SUPERSEDE):
+        because_superseded = "a newer release takes its place"
+        give_up(tx, world, reconciler, coming, actor=actor, because=because_superseded, ending=Completion.SUPERSEDED)
+    now = world.clock.now()
+    serving = live(releases)
+    stored = tx.document("Model", workspace, name)
+    assert stored is not None
+    release = Release(
+        id=new_id("rel"),
+        workspace=workspace,
+        model=name,
+        environment=environment,
+        number=max((r.number for r in releases), default=0) + 1,
+        version=number,
+        digest=version.digest,
+        previous=serving.arm if serving else None,
+        document=stored.digest,
+        phase=Phase.PENDING,
+        step=GATES_STEP,
+        step_started_at=now,
+        opened=opened,
+        opened_at=now,
+        opened_by=actor,
+        incident=incident,
+        because=reason(because),
+    )
+    tx.add_release(release)
+    data: dict[str, object] = {
+        "release": release.number,
+        "version": number,
+        "digest": version.digest,
+        "document": stored.digest,
+        "previous": serving.version if serving else None,
+        "opened": str(opened),
+        "incident": incident,
+    }
+    tx.append(release_event(release, Action.RELEASE_OPENED, at=now, actor=actor, because=release.because, data=data))
+    return release
+
+
+def give_up(
+    tx: Transaction,
+    world: World,
+    reconciler: Reconciler,
+    release: Release,
+    *,
+    actor: str,
+    because: str,
+    ending: Completion | None = None,
+) -> Release:
+    """Let a release fail; Aborted if it never answered a request of production, else RolledBack, unless `ending` says."""
+    if release.phase is Phase.DEGRADED:
+        return release
+    ending = ending or (Completion.ROLLED_BACK if release.exposed else Completion.ABORTED)
+    move = degrade(release, ending, now=world.clock.now(), because=because)
+    return reconciler.apply(tx, release, move, actor=actor)
+
+
+def _refuse_unreleasable(model: spec.Model, version: Version, environment: str) -> None:
+    if version.retired_at is not None:
+        raise Conflict(
+            f"version {version.number} was retired: {version.retired_because}", next_step="Release another version."
+        )
+    if environment not in model.spec.environments:
+        declared = ", ".join(sorted(model.spec.environments)) or "none"
+        raise NotFound(
+            f"model {version.model} declares no environment {environment!r}; it declares {declared}",
+            next_step="Add it under spec.environments and apply the document.",
+        )
+
+
+def version_of(tx: Transaction, workspace: str, name: str, number: int) -> Version:
+    """Raises NotFound naming the versions there are."""
+    version = tx.version(workspace, name, number)
+    if version is None:
+        known = ", ".join(str(v.number) for v in tx.versions(workspace, name)) or "none"
+        raise NotFound(
+            f"version {number} of {name} is not registered here; known: {known}",
+            next_step=f"steersman release {name} VERSION registers it first if the registry has it.",
+        )
+    return version
+
+
+def reason(because: str) -> str:
+    """Raises BadRequest for an empty reason: what is recorded must say why."""
+    if not because.strip():
+        raise BadRequest("a reason is required", next_step="Add --because 'why'.")
+    return because.strip()[:2000]

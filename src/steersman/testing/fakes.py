@@ -1,0 +1,349 @@
+"""Fakes of every port, public: stories and plugin authors' tests drive the real loops with them.
+
+They keep the contract of the port (ensure twice acts once, what runs is found again) and nothing else: no process, no
+file, no network. Scores come from functions of the day, so that a story can say what a version is like.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from steersman.dataplane.configuration import RouterConfiguration
+from steersman.domain.errors import NotFound
+from steersman.domain.version import Column, Format
+from steersman.ports import (
+    AnsweredRows,
+    ArmCount,
+    DatasetSource,
+    Description,
+    JobState,
+    PairedRows,
+    RegisteredVersion,
+    ReplicaSpec,
+    RouterError,
+    RunningReplica,
+    Snapshot,
+    TrainingJob,
+)
+
+EPOCH = datetime(2013, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class FakeRegistry:
+    """Versions that exist as a few bytes; `add` registers one, its content makes its digest."""
+
+    content: dict[int, bytes] = field(default_factory=dict)
+    alias: dict[str, int] = field(default_factory=dict)
+    format: Format = Format.LIGHTGBM
+
+    def add(self, number: int | None = None, content: bytes = b"") -> int:
+        number = number or max(self.content, default=0) + 1
+        self.content[number] = b"tree\nversion=v4\n" + (content or str(number).encode())
+        return number
+
+    def versions(self, name: str) -> list[RegisteredVersion]:
+        return [
+            RegisteredVersion(name=name, number=n, source=f"fake/{n}", created_at=EPOCH, created_by="trainer")
+            for n in sorted(self.content)
+        ]
+
+    def describe(self, name: str, number: int) -> Description:
+        if number not in self.content:
+            raise NotFound(f"no version {number} of {name}")
+        return Description(format=self.format, file="model.txt", signature=(Column(name="x", type="FP64"),))
+
+    def fetch(self, name: str, number: int, into: Path) -> Description:
+        described = self.describe(name, number)
+        into.mkdir(parents=True)
+        (into / "model.txt").write_bytes(self.content[number])
+        return described
+
+    def aliases(self, name: str) -> dict[str, int]:
+        return dict(self.alias)
+
+    def set_alias(self, name: str, alias: str, number: int | None) -> None:
+        if number is None:
+            self.alias.pop(alias, None)
+        else:
+            self.alias[alias] = number
+
+    def check(self) -> str:
+        return "fake registry"
+
+
+@dataclass
+class FakeTarget:
+    """Replicas are entries of a list; `broken` holds digests that never become ready."""
+
+    capabilities: frozenset[str] = frozenset({"mirror", "setWeight", "keepWarm"})
+    replicas: list[RunningReplica] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    started: int = 0
+
+    def ensure(self, replica: ReplicaSpec, count: int) -> None:
+        mine = [r for r in self.replicas if (r.environment, r.digest) == (replica.environment, replica.digest)]
+        for _ in range(count - len(mine)):
+            if replica.digest in self.broken:
+                return
+            self.started += 1
+            self.replicas.append(
+                RunningReplica(
+                    id=f"replica-{self.started}",
+                    workspace=replica.workspace,
+                    environment=replica.environment,
+                    model=replica.model,
+                    digest=replica.digest,
+                    address=f"127.0.0.1:{10_000 + self.started}",
+                    ready=True,
+                    pid=self.started,
+                )
+            )
+
+    def observe(self) -> list[RunningReplica]:
+        return list(self.replicas)
+
+    def failure(self, replica: ReplicaSpec) -> str | None:
+        return "it exits at once" if replica.digest in self.broken else None
+
+    def stop(self, workspace: str, environment: str, model: str, digest: str) -> None:
+        self.replicas = [r for r in self.replicas if (r.environment, r.digest) != (environment, digest)]
+
+    def kill(self, digest: str) -> None:
+        """One replica of a digest is gone, as after kill -9."""
+        victim = next(r for r in self.replicas if r.digest == digest)
+        self.replicas.remove(victim)
+
+
+@dataclass
+class FakeRouter:
+    """Holds the configuration; `down` makes it unreachable, as a crashed router is."""
+
+    configuration: RouterConfiguration | None = None
+    down: bool = False
+
+    def generation(self) -> int | None:
+        if self.down:
+            return None
+        return self.configuration.generation if self.configuration else 0
+
+    def apply(self, configuration: bytes) -> None:
+        if self.down:
+            raise RouterError("the router does not answer")
+        wanted = msgspec.json.decode(configuration, type=RouterConfiguration)
+        if self.configuration is not None and wanted.generation < self.configuration.generation:
+            raise RouterError("older than what is in effect")
+        self.configuration = wanted
+
+    def weights(self) -> dict[str, float]:
+        """Version → share of requests, of the first route."""
+        if self.configuration is None or not self.configuration.routes:
+            return {}
+        return {variant.version: variant.weight_pct for variant in self.configuration.routes[0].variants}
+
+
+Quality = Callable[[str, datetime], float]
+"""Digest and day → how well the version separates the classes (0 = not at all, 2 = very well)."""
+
+
+@dataclass
+class FakeTraffic:
+    """The inference log of a made-up world: `rows` requests a day whose labels come true a day later.
+
+    Each version's score is the true signal plus noise; `quality` says how much signal. Everything is a pure function of
+    the day and the digest, so two looks see the same rows.
+    """
+
+    quality: Quality = lambda _digest, _day: 1.0
+    rows: int = 400
+    errors: dict[str, float] = field(default_factory=dict)
+    inputs: Callable[[datetime], float] = lambda _day: 0.0
+    router: FakeRouter | None = None
+
+    def flush(self) -> None:
+        return
+
+    def _labels(self, day: datetime) -> Any:
+        return (np.random.default_rng(int(day.timestamp())).random(self.rows) < 0.25).astype(float)
+
+    def scores(self, digest: str, day: datetime) -> Any:
+        labels = self._labels(day)
+        shared = np.random.default_rng(int(day.timestamp()) + 1).normal(size=self.rows)
+        own = np.random.default_rng([int(day.timestamp()), int(digest[7:15], 16)]).normal(size=self.rows) * 0.3
+        logit = self.quality(digest, day) * (labels - 0.25) + 0.7 * shared + own
+        return 1 / (1 + np.exp(-logit))
+
+    def _days(self, since: datetime, until: datetime) -> list[datetime]:
+        first = since.replace(hour=0, minute=0, second=0, microsecond=0)
+        days = [first + timedelta(days=n) for n in range((until - first).days + 1)]
+        return [day for day in days if since <= day < until]
+
+    def paired(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+    ) -> PairedRows:
+        days = self._days(since, until)
+        return PairedRows(
+            reference=np.concatenate([self.scores(reference, day) for day in days]),
+            compared=np.concatenate([self.scores(compared, day) for day in days]),
+            labels=np.concatenate([self._labels(day) for day in days]),
+        )
+
+    def answered(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        digest: str,
+    ) -> AnsweredRows:
+        days = self._days(since, until)
+        scores = np.concatenate([self.scores(digest, day) for day in days])
+        labels = np.concatenate([self._labels(day) for day in days])
+        x = np.concatenate(
+            [np.random.default_rng(int(day.timestamp()) + 2).normal(self.inputs(day), 1, self.rows) for day in days]
+        )
+        known = as_of - until >= timedelta(days=1)
+        return AnsweredRows(
+            rows=len(scores),
+            columns={"x": x},
+            scores=scores,
+            labels=labels if known else np.full_like(labels, np.nan),
+        )
+
+    def latencies(
+        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+    ) -> Any:
+        return np.full(self.rows, 2.0)
+
+    def counts(
+        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
+    ) -> list[ArmCount]:
+        configuration = self.router.configuration if self.router else None
+        if configuration is None or not configuration.routes:
+            return []
+        days = max(len(self._days(since, until)), 1)
+        counts = []
+        for variant in configuration.routes[0].variants:
+            rows = int(self.rows * days * variant.weight_pct / 100)
+            errors = int(rows * self.errors.get(variant.digest, 0.0))
+            counts.append(
+                ArmCount(
+                    digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors
+                )
+            )
+        return counts
+
+
+@dataclass
+class FakeDatasets:
+    """Snapshots are empty files; reading one gives the made-up world's rows of its span."""
+
+    traffic: FakeTraffic
+    spans: dict[Path, tuple[datetime, datetime]] = field(default_factory=dict)
+
+    def snapshot(
+        self,
+        source: DatasetSource,
+        *,
+        known_until: datetime,
+        time_from: datetime | None,
+        time_until: datetime | None,
+        into: Path,
+    ) -> Snapshot:
+        start = time_from or known_until - timedelta(days=30)
+        end = time_until or known_until - timedelta(seconds=source.horizon_s)
+        start = start.replace(hour=0, minute=0, second=0, microsecond=0)
+        into.write_text(f"{start.isoformat()} {end.isoformat()}")
+        rows = len(self.traffic._days(start, end)) * self.traffic.rows
+        return Snapshot(path=into, digest=f"sha256:{start:%Y%m%d}{end:%Y%m%d}", rows=rows, first_at=start, last_at=end)
+
+    def read(self, path: Path, columns: Sequence[str]) -> Mapping[str, Any]:
+        start, end = (datetime.fromisoformat(text) for text in path.read_text().split())
+        days = self.traffic._days(start, end)
+        rows = self.traffic.rows
+        found: dict[str, Any] = {}
+        for name in columns:
+            if name == "at":
+                found[name] = np.concatenate(
+                    [np.full(rows, np.datetime64(day.replace(tzinfo=None), "us")) for day in days]
+                )
+            elif name == "late":
+                found[name] = np.concatenate([self.traffic._labels(day) for day in days])
+            else:
+                found[name] = np.concatenate(
+                    [
+                        np.random.default_rng(int(day.timestamp()) + 2).normal(self.traffic.inputs(day), 1, rows)
+                        for day in days
+                    ]
+                )
+        return found
+
+
+@dataclass
+class FakeScorer:
+    """Asks the made-up world what the replica at an address would have said."""
+
+    traffic: FakeTraffic
+    target: FakeTarget
+
+    def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Sequence[float]:
+        digest = next(r.digest for r in self.target.replicas if r.address == address)
+        start, end = (datetime.fromisoformat(text) for text in rows.read_text().split())
+        days = self.traffic._days(start, end)
+        return np.concatenate([self.traffic.scores(digest, day) for day in days])  # type: ignore[no-any-return]
+
+
+@dataclass
+class FakeTrainer:
+    """A run registers a version at once; `fails` makes runs end badly."""
+
+    registry: FakeRegistry
+    fails: bool = False
+    jobs: dict[str, JobState] = field(default_factory=dict)
+    seen: list[TrainingJob] = field(default_factory=list)
+
+    def ensure(self, job: TrainingJob) -> None:
+        if job.id in self.jobs:
+            return
+        self.seen.append(job)
+        if self.fails:
+            self.jobs[job.id] = JobState(state="failed", because="exit code 1: ValueError: no rows")
+            return
+        number = self.registry.add()
+        self.jobs[job.id] = JobState(state="succeeded", record={"version": number})
+
+    def poll(self, job_id: str) -> JobState:
+        return self.jobs[job_id]
+
+    def cancel(self, job_id: str) -> None:
+        self.jobs[job_id] = JobState(state="failed", because="cancelled")
+
+    def logs(self, job_id: str, limit_bytes: int = 65536) -> str:
+        return ""
+
+
+@dataclass
+class FakeNotifier:
+    """Keeps what people would have been told."""
+
+    told: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def notify(self, channel: str, subject: str, text: str) -> None:
+        self.told.append((channel, subject, text))

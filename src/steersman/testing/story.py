@@ -1,0 +1,192 @@
+"""A whole installation in memory, driven by hand: stories move its clock and read what the ledger says afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from steersman.dataplane.artifacts import ArtifactStore
+from steersman.domain.release import Release
+from steersman.ledger.entry import parse_entry
+from steersman.loop.clock import ReplayClock
+from steersman.loop.commands import Commands
+from steersman.loop.control import Control
+from steersman.loop.executor import Reached
+from steersman.loop.world import Documents, World
+from steersman.store.database import Store
+from steersman.testing.fakes import (
+    EPOCH,
+    FakeDatasets,
+    FakeNotifier,
+    FakeRegistry,
+    FakeRouter,
+    FakeScorer,
+    FakeTarget,
+    FakeTraffic,
+    FakeTrainer,
+)
+
+
+def model_document(**spec: Any) -> dict[str, Any]:
+    """A Model document called `delay` with the sections given; what is left out has its default."""
+    return {
+        "apiVersion": "steersman/v1",
+        "kind": "Model",
+        "metadata": {"name": "delay", "owner": "ops@example.com"},
+        "spec": {
+            "versions": {"registry": "fake", "name": "delay"},
+            "groundTruth": {"column": "late", "horizon": "1d"},
+            **spec,
+        },
+    }
+
+
+DATASET = {
+    "apiVersion": "steersman/v1",
+    "kind": "Dataset",
+    "metadata": {"name": "flights"},
+    "spec": {"uri": "flights.parquet", "timeColumn": "at", "labelColumn": "late"},
+}
+
+
+@dataclass
+class Story:
+    """Fakes for the world, real loops, a real store in a folder. `restart` is what a crash and a start do."""
+
+    folder: Path
+    store: Store
+    registry: FakeRegistry
+    target: FakeTarget
+    router: FakeRouter
+    traffic: FakeTraffic
+    trainer: FakeTrainer
+    datasets: FakeDatasets
+    notifier: FakeNotifier
+    clock: ReplayClock
+    control: Control
+    commands: Commands
+    world: World
+
+    @classmethod
+    def begin(cls, folder: Path, *, reached: Reached = lambda _point: None) -> "Story":
+        router = FakeRouter()
+        traffic = FakeTraffic(router=router)
+        target = FakeTarget()
+        registry = FakeRegistry()
+        return _assemble(
+            folder,
+            registry=registry,
+            target=target,
+            router=router,
+            traffic=traffic,
+            trainer=FakeTrainer(registry),
+            notifier=FakeNotifier(),
+            reached=reached,
+        )
+
+    def restart(self, *, reached: Reached = lambda _point: None) -> "Story":
+        """A new control server over the same state; the outside world goes on as it was."""
+        self.store.close()
+        return _assemble(
+            self.folder,
+            registry=self.registry,
+            target=self.target,
+            router=self.router,
+            traffic=self.traffic,
+            trainer=self.trainer,
+            notifier=self.notifier,
+            reached=reached,
+        )
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        self.commands.apply(list(documents), actor="ann")
+
+    def release(self, number: int, *, because: str = "new version", actor: str = "ann") -> Release:
+        """Register version `number` (adding it to the registry if needed), open its release and settle."""
+        if number not in self.registry.content:
+            self.registry.add(number)
+        self.commands.register("default", "delay", number, actor=actor)
+        release = self.commands.release("default", "delay", number, "production", actor=actor, because=because)
+        self.control.settle()
+        return self.reread(release)
+
+    def reread(self, release: Release) -> Release:
+        with self.store.read() as tx:
+            found = tx.release(release.id)
+        assert found is not None
+        return found
+
+    def days(self, count: int) -> None:
+        """Let event time pass, a day at a time, as a replay does."""
+        for _ in range(count):
+            self.clock.move(self.clock.now() + timedelta(days=1))
+            self.control.settle()
+
+    def digest(self, number: int) -> str:
+        with self.store.read() as tx:
+            version = tx.version("default", "delay", number)
+        assert version is not None
+        return version.digest
+
+    def told(self, *, since: int = 0) -> list[str]:
+        """The ledger as lines: day, action, object."""
+        with self.store.read() as tx:
+            entries = [parse_entry(row.body) for row in tx.ledger.rows(since)]
+        return [f"{e.at:%m-%d} {e.action} {e.object.name}" for e in entries]
+
+
+def _assemble(
+    folder: Path,
+    *,
+    registry: FakeRegistry,
+    target: FakeTarget,
+    router: FakeRouter,
+    traffic: FakeTraffic,
+    trainer: FakeTrainer,
+    notifier: FakeNotifier,
+    reached: Reached,
+) -> Story:
+    store = Store.at(folder, wall=_wall)
+    clock = ReplayClock(store, start=EPOCH + timedelta(days=59))
+    datasets = FakeDatasets(traffic)
+    world = World(
+        store=store,
+        clock=clock,
+        registries={"fake": registry},
+        target=target,
+        trainer=trainer,
+        datasets=datasets,
+        scorer=FakeScorer(traffic, target),
+        router=router,
+        log=traffic,
+        artifacts=ArtifactStore(folder / "artifacts"),
+        notifier=notifier,
+        jobs=folder / "jobs",
+        document_root=folder,
+    )
+    documents = Documents()
+    control = Control(world, documents, owner="story", reached=reached)
+    commands = Commands(world, documents, control.reconciler)
+    return Story(
+        folder=folder,
+        store=store,
+        registry=registry,
+        target=target,
+        router=router,
+        traffic=traffic,
+        trainer=trainer,
+        datasets=datasets,
+        notifier=notifier,
+        clock=clock,
+        control=control,
+        commands=commands,
+        world=world,
+    )
+
+
+def _wall() -> datetime:
+    return EPOCH
+
+
+__all__ = ("DATASET", "Story", "model_document")
