@@ -43,7 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | int:
     parser.add_argument("--version", action="store_true", dest="show_version", help=argparse.SUPPRESS)
     _add_common(parser)
     chosen = _chosen(argv)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="steersman", parser_class=_Parser)
     for command in COMMANDS.values():
         if chosen in (None, command.name):
             sub = commands.add_parser(command.name, help=command.summary, **_style(command))

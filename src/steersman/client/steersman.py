@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from steersman.client.inference import (
 )
 from steersman.client.traffic import Prepared, Traffic
 from steersman.domain.documents import encode_document
+from steersman.domain.durations import format_duration
 from steersman.domain.errors import Misconfigured, SteersmanError, Unavailable
 from steersman.domain.spec import Document
 
@@ -222,8 +223,24 @@ class Steersman:
     def tokens(self) -> list[Json]:
         return self._list("/tokens")
 
-    def issue_token(self, **wanted: Any) -> Json:
-        """A new token; its secret is in this answer and nowhere else, ever again."""
+    def issue_token(
+        self,
+        subject: str,
+        *,
+        roles: Sequence[str],
+        service: bool = False,
+        workspace: str | None = None,
+        permissions: Sequence[str] | None = None,
+        life: timedelta | None = None,
+    ) -> Json:
+        """A new token; its secret is in this answer and nowhere else, ever again. `permissions` narrow the roles."""
+        wanted: Json = {"subject": subject, "kind": "service" if service else "human", "roles": list(roles)}
+        if workspace is not None:
+            wanted["workspace"] = workspace
+        if permissions:
+            wanted["permissions"] = list(permissions)
+        if life is not None:
+            wanted["life"] = format_duration(life)
         return self._post("/tokens", wanted)
 
     def revoke_token(self, token: str) -> None:
@@ -232,9 +249,18 @@ class Steersman:
     def users(self) -> list[Json]:
         return self._list("/users")
 
-    def add_user(self, **wanted: Any) -> Json:
-        """Add a user or change their roles."""
-        return self._post("/users", wanted)
+    def set_user(self, subject: str, grants: Sequence[tuple[str, str]]) -> Json:
+        """Add a person or replace their grants: pairs of role and workspace, `*` for every one."""
+        listed = [{"role": role, "workspace": workspace} for role, workspace in grants]
+        return self._post("/users", {"subject": subject, "grants": listed}, repeatable=True)
+
+    def disable_user(self, subject: str) -> Json:
+        """From now on none of their sessions and tokens is accepted."""
+        return self._post(f"/users/{segment(subject)}/disable", {}, repeatable=True)
+
+    def login_code(self, subject: str) -> Json:
+        """A code to type into the console's login form, once and soon."""
+        return self._post(f"/users/{segment(subject)}/login-code", {})
 
     # --- the installation ----------------------------------------------------------------------------------------
 

@@ -262,3 +262,18 @@ def test_an_export_verifies_offline_and_a_changed_one_does_not(
     assert main(["ledger", "verify", "log"]) == 1
     assert "error:" in capsys.readouterr().err
     assert main(["ledger", "verify", "nothing"]) == 1
+
+
+def test_roles_are_granted_everywhere_or_in_one_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = answering(monkeypatch, set_user={}, issue_token={"secret": "smt_x"})
+    assert main(["user", "set", "maria", "--role", "viewer", "--role", "approver@ops"]) == 0
+    assert calls[0][1] == ("maria", [("viewer", "*"), ("approver", "ops")])
+    assert main(["user", "set", "maria", "--role", "boss"]) == 1
+    assert main(["token", "issue", "ci", "--service", "--role", "operator", "--life", "30d"]) == 0
+    assert calls[1][2]["life"].days == 30
+    assert main(["token", "issue", "ci"]) == 1
+
+
+def test_usage_names_the_command_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export"]) == 1
+    assert "usage: steersman export " in "".join(capsys.readouterr())
