@@ -199,11 +199,11 @@ class Decoding:
     def _moment(self, value: object, path: str, label: str) -> object:
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None:
-            return self.refuse(path, f"{label} must be a time such as 2026-03-01T00:00:00Z, got {shown(value)}")
-        return moment.astimezone(UTC)
+            if moment.tzinfo is not None:
+                return moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+        return self.refuse(path, f"{label} must be a time such as 2026-03-01T00:00:00Z, got {shown(value)}")
 
     def _limit(self, value: object, path: str, label: str) -> object:
         if isinstance(value, Limit):

@@ -103,6 +103,11 @@ STEPS = "spec.environments.production.strategy.canary"
         ("kind: Model", "kind: Modell", 'kind must be one of Model, Dataset, Environment, got "Modell", did you mean'),
         ("steersman/v1", "steersman/v9", 'apiVersion must be steersman/v1, got "steersman/v9"'),
         ("  versions: {registry: mlflow, name: flight-delay}\n", "", "spec: versions is required"),
+        (
+            "      guardrails:",
+            "      freeze: [{startsAt: 0001-01-01T00:00:00+09:00, endsAt: 2026-01-02, reason: x}]\n      guardrails:",
+            "spec.environments.production.freeze[0]: startsAt must be a time such as 2026-03-01T00:00:00Z",
+        ),
         ("spec:\n", "status: {}\nspec:\n", "status is written by Steersman; take it out"),
     ],
 )

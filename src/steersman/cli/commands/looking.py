@@ -68,6 +68,6 @@ def moment(text: str) -> datetime:
     """A time as people write it: a day, or RFC 3339; without a zone it is UTC."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise BadRequest(f"{text!r} is not a time", next_step="Write 2026-03-01 or 2026-03-01T12:00:00Z.") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
