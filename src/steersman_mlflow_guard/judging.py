@@ -178,7 +178,7 @@ def _experiment_create(
 
 
 _LOCATIONS = frozenset({"mlflow-artifacts", "runs", "models"})
-_LOCATIONS_REMOTE = frozenset({"s3", "gs", "wasbs", "abfss", "https"})
+_LOCATIONS_REMOTE = frozenset({"s3", "gs", "wasbs", "abfss"})
 
 
 def _location(location: str, field: str) -> Objection | None:

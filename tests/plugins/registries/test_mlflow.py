@@ -324,7 +324,9 @@ class TestTheDoor:
         assert reply.status == 403
         assert reply.reason in ("not-offered", "unknown-route")
 
-    @pytest.mark.parametrize("location", ["file:///etc", "/etc", "../state", "FILE:/etc", "\\\\host\\share"])
+    @pytest.mark.parametrize(
+        "location", ["file:///etc", "/etc", "../state", "FILE:/etc", "http://127.0.0.1:1/x", "\\\\host\\share"]
+    )
     def test_lets_nobody_point_mlflow_at_files_of_the_machine(
         self, mlflow_server: MlflowBehindTheDoor, location: str
     ) -> None:
