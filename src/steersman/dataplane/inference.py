@@ -349,8 +349,8 @@ class Inference:
                 rows = answer.part.rows or []
                 for row in rows:
                     variants[row] = answer.part.arm.role
-                parts.append((rows, protocol.decode_outputs(answer.outputs)))
-            outputs = routing.rejoin(parts, request.rows)
+                parts.append((rows, answer.outputs))
+            outputs = _rejoined(parts, request.rows)
         return protocol.encode_answer(
             request_id=request.id,
             model=request.compiled.route.model,
@@ -401,6 +401,13 @@ def _assign(request: Request) -> list[Part]:
     rows_stable, rows_candidate = compiled.splitter.rows(request.sticky())
     split = [(stable, rows_stable), (candidate, rows_candidate)]
     return [request.part(arm, rows) for arm, rows in split if rows]
+
+
+def _rejoined(parts: Sequence[tuple[list[int], bytes]], rows: int) -> list[Tensor]:
+    try:
+        return routing.rejoin([(indices, protocol.decode_outputs(raw)) for indices, raw in parts], rows)
+    except EnvelopeError as error:
+        raise Refusal(502, f"the variants' answers do not fit together: {error}", "see the versions' outputs") from None
 
 
 def _malformed(error: EnvelopeError) -> Refusal:

@@ -52,6 +52,60 @@ STOP_S_MAX = 20.0
 _DATATYPES: dict[type, str] = {bool: "BOOL", int: "INT64", float: "FP64", str: "BYTES"}
 
 
+STUMP_SIGNATURE = (Column(name="x", type="FP64"), Column(name="z", type="FP64"))
+"""What a stump takes; `z` plays no part."""
+
+_STUMP_TREE = """Tree=0
+num_leaves=2
+num_cat=0
+split_feature=0
+split_gain=1
+threshold=0
+decision_type=2
+left_child=-1
+right_child=-2
+leaf_value={low!r} {high!r}
+leaf_weight=1 1
+leaf_count=1 1
+internal_value=0
+internal_weight=2
+internal_count=2
+is_linear=0
+shrinkage=1
+
+
+"""
+_STUMP_HEAD = """tree
+version=v4
+num_class=1
+num_tree_per_iteration=1
+label_index=0
+max_feature_idx=1
+objective=regression
+feature_names=x z
+feature_infos=[-1:1] [-1:1]
+tree_sizes={size}
+
+"""
+
+
+def stump(folder: Path, *, low: float = 0.25, high: float = 0.75) -> Path:
+    """Write a LightGBM model of one split into `folder` and return it: `low` where x <= 0, else `high`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = _STUMP_TREE.format(low=low, high=high)
+    (folder / "model.lgb").write_text(_STUMP_HEAD.format(size=len(tree)) + tree + "end of trees\n\n")
+    return folder
+
+
+STUMP: dict[str, Any] = {
+    "format": "lightgbm",
+    "file": "model.lgb",
+    "signature": msgspec.to_builtins(STUMP_SIGNATURE),
+    "extra_columns_allowed": ["who"],
+}
+"""How a worker is told to load a stump; `who` is the `stickyBy` column that may come along."""
+
+
 def tensor(name: str, values: Sequence[Any]) -> dict[str, Any]:
     """A column as the protocol writes it; the datatype from the first value that is not null."""
     kind = next((_DATATYPES[type(value)] for value in values if value is not None), "FP64")
