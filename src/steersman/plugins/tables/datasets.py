@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from steersman.domain.errors import BadRequest, LimitReached, NotFound
-from steersman.plugins.tables.delta import ANSWERING, DeltaInferenceLog
+from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.ports import DatasetSource, Snapshot
 
 ROWS_MAX = 20_000_000
@@ -62,8 +62,8 @@ class ParquetDatasets:
             parts.append(self._answered(source, schema, known_until, begin, end).lazy())
         rows = pl.concat(parts)
         if source.key_column is not None:
-            rows = rows.unique(source.key_column, keep="first", maintain_order=True)
-        order = [source.time_column, *([source.key_column] if source.key_column is not None else [])]
+            rows = rows.filter(pl.col(source.key_column).is_first_distinct())
+        order = [source.time_column, *([source.key_column] if source.key_column is not None else schema)]
         frame = rows.sort(order, maintain_order=True).collect()
         if frame.height > ROWS_MAX:
             raise LimitReached(f"the snapshot has {frame.height} rows, more than {ROWS_MAX}; ask for a shorter span")
@@ -76,10 +76,7 @@ class ParquetDatasets:
         place = (source.extend_workspace or "default", source.extend_environment or "production")
         assert source.extend_model is not None
         begin = max(begin, self._first_day(*place, source.extend_model) or end)
-        log = self._log.scored_rows(
-            *place, source.extend_model, since=begin, until=end, as_of=known_until, variants=ANSWERING, inputs=True
-        )
-        known = log.filter(pl.col("label").is_not_null()).unique("event_id", keep="first", maintain_order=True)
+        known = self._log.known_events(*place, source.extend_model, since=begin, until=end, as_of=known_until)
         roles = {source.time_column: "at", source.label_column: "label"}
         if source.key_column is not None:
             roles[source.key_column] = "event_id"
@@ -163,7 +160,7 @@ def _fields(dtype: pl.DataType) -> list[pl.Field]:
 def _write(frame: pl.DataFrame, time_column: str, into: Path) -> Snapshot:
     into.parent.mkdir(parents=True, exist_ok=True)
     staging = into.with_name(into.name + ".new")
-    frame.write_parquet(staging, compression="lz4", row_group_size=ROW_GROUP_ROWS)
+    frame.write_parquet(staging, compression="lz4", statistics=False, row_group_size=ROW_GROUP_ROWS)
     staging.replace(into)
     with into.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

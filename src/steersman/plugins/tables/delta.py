@@ -31,6 +31,8 @@ FLUSH_S_MAX = 60.0
 DAYS_MAX = 3_660
 """Days one question may span."""
 
+LABELS_EARLY_MAX = timedelta(days=31)
+
 ANSWERING = ("stable", "candidate")
 """Variants whose answers callers got; `shadow` and `challenger` are copies."""
 
@@ -304,6 +306,25 @@ class DeltaInferenceLog:
         )
         return rows.filter(pl.col("label").is_not_null())
 
+    def known_events(
+        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, as_of: datetime
+    ) -> pl.DataFrame:
+        """Events callers got an answer to and whose label had arrived by `as_of`, each once: rows to learn from.
+
+        Columns event_id, at, label, label_at and `inputs` (a struct); in the order of commits. A label may arrive before
+        its event (two systems, two clocks), but not by more than `LABELS_EARLY_MAX`.
+        """
+        rows = self._predictions(
+            workspace, environment, model, since, until, columns=("event_id", "at"), with_inputs=True,
+            keep=(pl.col("status") == 200) & pl.col("score").is_not_null() & pl.col("variant").is_in(ANSWERING),
+        )  # fmt: skip
+        labels = self.labels(workspace, model, since=since - LABELS_EARLY_MAX, as_of=as_of)
+        return (
+            rows.filter(pl.col("event_id").is_first_distinct())
+            .join(labels, on="event_id", how="left", maintain_order="left")
+            .filter(pl.col("label").is_not_null())
+        )
+
     def labels(self, workspace: str, model: str, *, since: datetime, as_of: datetime) -> pl.DataFrame:
         """The latest label of each event among those that arrived from `since` to `as_of`: event_id, label, label_at."""
         table = tables.labels_table(self._root, workspace, model)
@@ -315,7 +336,7 @@ class DeltaInferenceLog:
             .filter(pl.col("at") <= as_of)
             .select("event_id", pl.col("value").alias("label"), pl.col("at").alias("label_at"))
             .sort("label_at", maintain_order=True)
-            .unique("event_id", keep="last", maintain_order=True)
+            .filter(pl.col("event_id").is_last_distinct())
             .collect()
         )
 
