@@ -1,0 +1,518 @@
+"""The charts of the console, drawn on the server.
+
+Each is a `Chart`: a picture, its finding in one sentence, and its data as a table. A page shows all three, so that the
+picture is never the only way to learn what it says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from markupsafe import Markup
+
+from steersman.console import wording
+from steersman.console.drawing import (
+    TimeScale,
+    ValueScale,
+    area_path,
+    box,
+    element,
+    joined,
+    line_path,
+    mark,
+    pct,
+    picture,
+    rule,
+    stretched,
+    text,
+    tip,
+    upright,
+    value_scale,
+)
+from steersman.console.views.report import ReplayReport
+from steersman.console.views.timeline import IncidentRow, ModelTimeline, Series, Span
+from steersman.console.views.verdicts import Evidence
+from steersman.domain.release import Release
+
+NARROW = 0.085
+"""Share of the width below which a label would not fit on a telephone; there it is left out."""
+
+TOO_NARROW = 0.03
+"""Share of the width below which a label fits nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    name: str
+    picture: Markup
+    finding: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    axis: Markup | None = None
+    legend: tuple[tuple[str, str], ...] = ()
+
+
+def _axis(scale: ValueScale, height: int, digits: int) -> Markup:
+    """Values beside the field, not over it."""
+    labels = [
+        element("text", wording.figure(value, digits), x=8, y=scale.at(value) + 4, class_="tick")
+        for value in scale.ticks()
+    ]
+    return element("svg", *labels, class_="axis", width=52, height=height, aria_hidden="true")
+
+
+def _digits(scale: ValueScale) -> int:
+    step = scale.high - scale.low
+    return 3 if step < 0.05 else 2
+
+
+def _months(scale: TimeScale, y: float, *, top: float) -> list[Markup]:
+    parts = []
+    for index, (share, label) in enumerate(scale.ticks()):
+        room = "" if index % 2 else " roomy"
+        parts.append(upright(share, top, y - 14, "grid"))
+        if share < 0.97:
+            parts.append(text(label, share, y, "tick" + room, dx=4))
+    return parts
+
+
+# --- a model's year
+
+
+def timeline(view: ModelTimeline) -> tuple[Chart | None, Chart]:
+    """The metric by window, and below it on the same axis: live versions, releases, incidents."""
+    scale = TimeScale(begin=view.begin, end=view.end)
+    metric = None if view.series is None or not view.series.points else _metric(view, view.series, scale)
+    return metric, _lanes(view, scale)
+
+
+def _metric(view: ModelTimeline, series: Series, scale: TimeScale) -> Chart:
+    height = 220
+    values = value_scale([p.value for p in series.points], top=10, height=height - 20, air=0.04)
+    bands = [
+        box(scale.at(row.incident.detected_at), scale.at(row.incident.resolved_at or view.end), 0, height, "trouble")
+        for row in view.incidents
+    ]
+    promotions = [upright(scale.at(span.since), 0, height, "promotion") for span in view.spans]
+    middle = [(scale.at(p.start + (p.end - p.start) / 2), p) for p in series.points]
+    paths = stretched(
+        line_path([(x, values.at(p.value)) for x, p in middle], "window-line"),
+        line_path([(x, values.at(p.mean)) for x, p in middle], "mean-line"),
+        top=0,
+        height=height,
+    )
+    last = series.points[-1]
+    first = series.points[0]
+    finding = (
+        f"{series.metric} of the live version was {wording.figure(last.mean)} over the last "
+        f"{wording.counted(min(len(series.points), 7), 'window')}, {wording.figure(first.value)} in the first; "
+        f"{wording.count(series.n)} labelled predictions in {wording.counted(len(series.points), 'window')}. "
+        f"{'Higher' if series.higher_is_better else 'Lower'} is better."
+    )
+    drawn = picture(
+        *bands,
+        *(rule(values.at(tick), "grid") for tick in values.ticks()),
+        *promotions,
+        paths,
+        element("circle", cx=pct(middle[-1][0]), cy=values.at(last.mean), r=4, class_="now"),
+        height=height,
+        name=f"{series.metric} per window",
+        description=finding,
+    )
+    return Chart(
+        name=f"{series.metric} per window",
+        picture=drawn,
+        finding=finding,
+        axis=_axis(values, height, _digits(values)),
+        columns=("window", "version", series.metric, "mean of 7", "n"),
+        rows=tuple(
+            (
+                wording.day(p.start),
+                f"v{p.version}",
+                wording.figure(p.value, 4),
+                wording.figure(p.mean, 4),
+                wording.count(p.n),
+            )
+            for p in series.points
+        ),
+        legend=(
+            ("key-mean", "mean of the last 7 windows"),
+            ("key-window", "one window"),
+            ("key-promotion", "promotion"),
+            ("key-trouble", "incident open"),
+        ),
+    )
+
+
+def _lanes(view: ModelTimeline, scale: TimeScale) -> Chart:
+    height, y = 0, 16
+    parts: list[Markup] = []
+    parts.append(text("Live version", 0, y, "lane"))
+    parts += [_span(span, scale, view, y + 8) for span in view.spans]
+    y += 60
+    parts.append(text("Releases", 0, y, "lane"))
+    parts += [_release(release, scale, view.end, y + 20) for release in reversed(view.releases)]
+    y += 56
+    parts.append(text("Incidents", 0, y, "lane"))
+    parts += [_incident(row, scale, view.end, y + 20) for row in reversed(view.incidents)]
+    y += 66
+    height = y + 4
+    promotions = [upright(scale.at(span.since), 0, y - 18, "promotion") for span in view.spans]
+    months = _months(scale, y, top=0)
+    live = (
+        "nothing is live"
+        if view.live is None
+        else f"version {view.live.version} is live since {wording.day(view.live.promoted_at)}"
+    )
+    finding = (
+        f"{wording.counted(len(view.releases), 'release')}, {wording.counted(len(view.spans), 'change')} of the live version, "
+        f"{wording.counted(len(view.incidents), 'incident')}; {live}."
+    )
+    drawn = picture(
+        *months,
+        *promotions,
+        *parts,
+        height=height,
+        name="Versions, releases and incidents",
+        description=finding,
+        kind="group",
+    )
+    return Chart(
+        name="Versions, releases and incidents",
+        picture=drawn,
+        finding=finding,
+        columns=("what", "which", "from", "until", "outcome"),
+        rows=(
+            *(("live", f"v{s.version}", wording.moment(s.since), wording.moment(s.until), "") for s in view.spans),
+            *(
+                (
+                    "release",
+                    f"{r.number} (v{r.version})",
+                    wording.moment(r.opened_at),
+                    wording.moment(r.closed_at),
+                    wording.state_of(r),
+                )
+                for r in reversed(view.releases)
+            ),
+            *(
+                (
+                    "incident",
+                    wording.KINDS[row.incident.kind],
+                    wording.moment(row.incident.began_at),
+                    wording.moment(row.incident.resolved_at),
+                    str(row.incident.state),
+                )
+                for row in reversed(view.incidents)
+            ),
+        ),
+    )
+
+
+def _linked(href: str, label: str, *children: Markup) -> Markup:
+    return element("a", *children, href=href, aria_label=label)
+
+
+def _span(span: Span, scale: TimeScale, view: ModelTimeline, y: float) -> Markup:
+    since, until = scale.at(span.since), scale.at(span.until or view.end)
+    words = f"version {span.version} live from {wording.day(span.since)} to {wording.day(span.until) if span.until else 'now'}"
+    shade = "now-live" if span.until is None else f"shade-{span.version % 2}"
+    parts = [box(since, until, y, 26, f"version {shade}", tip(words), rx=3)]
+    width = until - since
+    if width >= TOO_NARROW:
+        parts.append(text(f"v{span.version}", since, y + 18, "on-bar" + (" roomy" if width < NARROW else ""), dx=8))
+    return _linked(f"/releases/{span.release}", words, *parts)
+
+
+def _release(release: Release, scale: TimeScale, end: datetime, y: float) -> Markup:
+    opened = scale.at(release.opened_at)
+    decided = release.promoted_at or release.degraded_at or release.closed_at
+    state = wording.state_of(release)
+    tone = wording.tone(state)
+    words = f"release {release.number} of version {release.version}: {state}, opened {wording.day(release.opened_at)}"
+    until = scale.at(decided or end)
+    return _linked(
+        f"/releases/{release.id}", words, box(opened, until, y - 2, 4, f"way {tone}"), mark(until, y, tone, tip(words))
+    )
+
+
+def _incident(row: IncidentRow, scale: TimeScale, end: datetime, y: float) -> Markup:
+    incident = row.incident
+    began, detected = scale.at(incident.began_at), scale.at(incident.detected_at)
+    until = scale.at(incident.resolved_at or end)
+    words = (
+        f"incident, {wording.KINDS[incident.kind]}: began {wording.day(incident.began_at)}, detected "
+        f"{wording.day(incident.detected_at)}, "
+        + (f"resolved {wording.day(incident.resolved_at)}" if incident.resolved_at else "open")
+    )
+    tone = "open" if incident.resolved_at is None else "over"
+    return _linked(
+        f"/incidents/{incident.id}",
+        words,
+        box(began, detected, y - 6, 12, "incident unseen"),
+        box(detected, until, y - 6, 12, f"incident {tone}", tip(words), rx=2),
+        *([] if incident.resolved_at is None else [mark(until, y, "good", tip(words))]),
+    )
+
+
+def sparkline(series: Series | None, spans: Sequence[Span], begin: datetime, end: datetime) -> Chart | None:
+    """A model's history in the size of a line of text: its metric, and which version answered."""
+    if series is None or len(series.points) < 2:
+        return None
+    scale = TimeScale(begin=begin, end=end)
+    height, strip = 56, 9
+    values = value_scale([p.mean for p in series.points], top=5, height=height - 10)
+    line = [(scale.at(p.start + (p.end - p.start) / 2), values.at(p.mean)) for p in series.points]
+    last = series.points[-1]
+    finding = (
+        f"{series.metric} {wording.figure(last.mean)}, mean of the last windows, n = {wording.count(series.n)} in all"
+    )
+    bars = [
+        box(
+            scale.at(s.since),
+            scale.at(s.until or end) - 0.002,
+            height + 4,
+            strip,
+            f"version {'now-live' if s.until is None else f'shade-{s.version % 2}'}",
+            tip(f"version {s.version} since {wording.day(s.since)}"),
+            rx=2,
+        )
+        for s in spans
+    ]
+    drawn = picture(
+        stretched(
+            area_path(line, [(line[0][0], float(height)), (line[-1][0], float(height))], "spark-area"),
+            line_path(line, "mean-line"),
+            top=0,
+            height=height,
+        ),
+        *bars,
+        element("circle", cx=pct(line[-1][0]), cy=line[-1][1], r=3.5, class_="now"),
+        height=height + strip + 5,
+        name=f"{series.metric} over time and the live version",
+        description=finding,
+    )
+    return Chart(name=series.metric, picture=drawn, finding=finding, columns=(), rows=())
+
+
+# --- a release's evidence
+
+
+def interval(evidence: Evidence) -> Chart:
+    """The confidence sequence after each block, against the margin: decided where the band leaves the line."""
+    height, looks = 230, evidence.looks
+    settled = [look for look in looks[3:] if look.upper is not None and look.lower is not None] or looks[-1:]
+    spread = [look.harm for look in looks] + [0.0, evidence.margin * 1.4, -evidence.margin * 0.6]
+    spread += [bound for look in settled for bound in (look.lower, look.upper) if bound is not None]
+    values = value_scale(spread, top=8, height=height - 36)
+    half = evidence.block / 2
+    scale = TimeScale(begin=looks[0].at, end=looks[-1].at + 2 * half)
+    xs = [scale.at(look.at + half) for look in looks]
+    if len(looks) > 1:
+        scale = TimeScale(begin=looks[0].at - half, end=looks[-1].at + 3 * half)
+        xs = [scale.at(look.at + half) for look in looks]
+    banded = [(x, look) for x, look in zip(xs, looks, strict=True) if look.lower is not None and look.upper is not None]
+    margin = values.at(evidence.margin)
+    paths = stretched(
+        area_path(
+            [(x, values.at(look.upper or 0.0)) for x, look in banded],
+            [(x, values.at(look.lower or 0.0)) for x, look in banded],
+            "band",
+        ),
+        line_path([(x, values.at(look.estimate)) for x, look in zip(xs, looks, strict=True)], "mean-line"),
+        top=0,
+        height=height,
+    )
+    dots = [
+        element(
+            "circle",
+            tip(f"{wording.day(look.at)}: harm {wording.signed(look.harm)}, n = {look.n}"),
+            cx=pct(x),
+            cy=values.at(look.harm),
+            r=3.5,
+            class_="block",
+        )
+        for x, look in zip(xs, looks, strict=True)
+    ]
+    ticks = [
+        text(label, share, height - 4, "tick" + ("" if index % 2 else " roomy"), anchor="middle")
+        for index, (share, label) in enumerate(_block_ticks(evidence, scale))
+    ]
+    words = _finding(evidence)
+    drawn = picture(
+        element("rect", x="0", width="100%", y=0, height=margin, class_="beyond"),
+        *(rule(values.at(tick), "grid") for tick in values.ticks()),
+        rule(values.at(0.0), "zero"),
+        rule(margin, "margin"),
+        text(f"margin {evidence.margin:g}: not tolerated above", 0, margin - 6, "on-margin", dx=6),
+        paths,
+        *dots,
+        *ticks,
+        height=height,
+        name=f"Harm in {evidence.metric}, {evidence.part}",
+        description=words,
+    )
+    return Chart(
+        name=f"{evidence.metric} in the {'shadow' if evidence.part == 'analysis' else 'bake'}",
+        picture=drawn,
+        finding=words,
+        axis=_axis(values, height, _digits(values)),
+        columns=("block", "previous", "candidate", "harm", "n", "mean so far", "interval so far"),
+        rows=tuple(
+            (
+                wording.day(look.at),
+                wording.figure(look.reference, 4),
+                wording.figure(look.compared, 4),
+                wording.signed(look.harm),
+                wording.count(look.n),
+                wording.signed(look.estimate),
+                f"{wording.signed(look.lower)} to {wording.signed(look.upper)}"
+                if look.lower is not None
+                else wording.NOTHING,
+            )
+            for look in looks
+        ),
+        legend=(
+            ("key-dot", "harm of one block"),
+            ("key-mean", "mean so far"),
+            ("key-band", "interval, valid at every look"),
+        ),
+    )
+
+
+def _block_ticks(evidence: Evidence, scale: TimeScale) -> list[tuple[float, str]]:
+    step = max(len(evidence.looks) // 8, 1)
+    half = evidence.block / 2
+    label = wording.short_day if evidence.block >= timedelta(days=1) else (lambda at: f"{at:%H:%M}")
+    return [(scale.at(look.at + half), label(look.at)) for look in evidence.looks[::step]]
+
+
+def _finding(evidence: Evidence) -> str:
+    last = evidence.looks[-1]
+    if last.lower is None or last.upper is None or len(evidence.looks) < evidence.blocks_min:
+        have = wording.counted(len(evidence.looks), "block")
+        return f"{have} so far, at least {evidence.blocks_min} are needed before anything can be said."
+    place = "straddles"
+    if last.upper < evidence.margin:
+        place = "lies below"
+    elif last.lower > evidence.margin:
+        place = "lies above"
+    return (
+        f"After {wording.counted(len(evidence.looks), 'block')} and {wording.count(evidence.rows)} labelled pairs, harm is "
+        f"{wording.signed(last.estimate)} [{wording.signed(last.lower)}, {wording.signed(last.upper)}]: the interval {place} "
+        f"the margin of {evidence.margin:g}. Below zero the candidate is better."
+    )
+
+
+# --- an incident's clock
+
+
+def clock(
+    began: datetime, detected: datetime, remedied: datetime | None, resolved: datetime | None, now: datetime
+) -> Chart:
+    """From the first sign to verified recovery."""
+    end = resolved or now
+    scale = TimeScale(begin=began, end=max(end, detected + timedelta(hours=1)))
+    names = [("began", began), ("detected", detected), ("remedy", remedied), ("recovered" if resolved else "now", end)]
+    stops = [(name, at) for name, at in names if at is not None]
+    seen = scale.at(detected)
+    finding = f"Detected {wording.span(detected - began)} after it began; " + (
+        f"resolved {wording.span(resolved - detected)} after that."
+        if resolved
+        else f"open for {wording.span(now - detected)}."
+    )
+    drawn = picture(
+        box(0.0, seen, 14, 12, "incident unseen"),
+        box(seen, 1.0, 14, 12, "incident " + ("over" if resolved else "open"), rx=2),
+        element("circle", cx="0%", cy=20, r=5, class_="stop"),
+        element("circle", cx=pct(seen), cy=20, r=5, class_="stop"),
+        mark(1.0, 20, "good") if resolved else element("circle", cx="100%", cy=20, r=5, class_="stop open"),
+        height=40,
+        name="Clock of the incident",
+        description=finding,
+        class_="field clock",
+    )
+    rows = tuple((name, wording.moment(at), wording.span(at - began)) for name, at in stops)
+    return Chart(name="Clock", picture=drawn, finding=finding, columns=("moment", "at", "after it began"), rows=rows)
+
+
+# --- a replayed year
+
+
+def months(report: ReplayReport) -> Chart | None:
+    """AUC by month, the loop against the first version left alone."""
+    found = [(m, m.auc_loop, m.auc_static) for m in report.months]
+    both = [(m, loop, static) for m, loop, static in found if loop is not None and static is not None]
+    if len(both) < 2:
+        return None
+    height = 240
+    values = value_scale([v for _, a, b in both for v in (a, b)], top=12, height=height - 44, air=0.12)
+    xs = [(index + 0.5) / len(both) for index in range(len(both))]
+    upper = [(x, values.at(loop)) for x, (_, loop, _) in zip(xs, both, strict=True)]
+    lower = [(x, values.at(static)) for x, (_, _, static) in zip(xs, both, strict=True)]
+    gain = report.gain or 0.0
+    finding = (
+        f"Over {wording.counted(len(both), 'month')} and {wording.count(report.flights)} flights the loop's AUC is on average "
+        f"{wording.signed(gain, 3)} against the first version left alone."
+    )
+    dots = [
+        joined(
+            (
+                element("circle", tip(f"{m.month}: loop {loop:.3f}"), cx=pct(x), cy=values.at(loop), r=4, class_="now"),
+                element(
+                    "circle",
+                    tip(f"{m.month}: left alone {static:.3f}"),
+                    cx=pct(x),
+                    cy=values.at(static),
+                    r=3.5,
+                    class_="alone",
+                ),
+            )
+        )
+        for x, (m, loop, static) in zip(xs, both, strict=True)
+    ]
+    labels = [
+        text(_month_name(m.month), x, height - 6, "tick" + (" roomy" if index % 2 else ""), anchor="middle")
+        for index, (x, (m, _, _)) in enumerate(zip(xs, both, strict=True))
+    ]
+    drawn = picture(
+        *(rule(values.at(tick), "grid") for tick in values.ticks()),
+        stretched(
+            area_path(upper, lower, "gain"),
+            line_path(lower, "alone-line"),
+            line_path(upper, "mean-line thick"),
+            top=0,
+            height=height,
+        ),
+        *dots,
+        *labels,
+        height=height,
+        name="AUC by month, the loop and the first version left alone",
+        description=finding,
+    )
+    return Chart(
+        name="AUC by month",
+        picture=drawn,
+        finding=finding,
+        axis=_axis(values, height, 2),
+        columns=("month", "flights", "AUC, loop", "AUC, left alone", "gain", "log loss, loop", "log loss, left alone"),
+        rows=tuple(
+            (
+                m.month,
+                wording.count(m.flights),
+                wording.figure(m.auc_loop),
+                wording.figure(m.auc_static),
+                wording.signed(m.gain, 3),
+                wording.figure(m.log_loss_loop),
+                wording.figure(m.log_loss_static),
+            )
+            for m in report.months
+        ),
+        legend=(("key-mean", "the loop"), ("key-alone", "version 1 left alone"), ("key-gain", "what the loop won")),
+    )
+
+
+def _month_name(month: str) -> str:
+    try:
+        return f"{datetime.strptime(month, '%Y-%m'):%b}"  # noqa: DTZ007 - a month has no time zone
+    except ValueError:
+        return month

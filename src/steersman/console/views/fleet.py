@@ -1,0 +1,223 @@
+"""Every model one may see, at a glance, and how the whole is doing by six measures."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from steersman.console import wording
+from steersman.console.views.entries import EntryView, entry_view, visible
+from steersman.console.views.report import ReplayReport, replay_report
+from steersman.console.views.timeline import Series, Span, environments_of, is_open, series, spans
+from steersman.decide import routing
+from steersman.decide.rolling_out import step_name, steps_of
+from steersman.domain import spec
+from steersman.domain.access import Access, Permission
+from steersman.domain.events import Action
+from steersman.domain.incident import Incident, Purpose, Training
+from steersman.domain.release import Opened, Phase, Release
+from steersman.loop.world import Documents
+from steersman.store.transaction import Transaction
+
+RECENT_ENTRIES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One figure about the whole, with what it rests on."""
+
+    name: str
+    value: str
+    unit: str
+    rests_on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentView:
+    name: str
+    live: Release | None
+    active: Release | None
+    step: str
+    steps_done: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    workspace: str
+    name: str
+    owner: str
+    purpose: str
+    type: str
+    tier: int
+    environments: tuple[EnvironmentView, ...]
+    incidents: tuple[Incident, ...]
+    series: Series | None
+    spans: tuple[Span, ...]
+    begin: datetime
+    end: datetime
+    versions: int
+    releases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    workspaces: tuple[tuple[str, tuple[ModelCard, ...]], ...]
+    measures: tuple[Measure, ...]
+    recent: tuple[EntryView, ...]
+    report: ReplayReport | None
+
+    @property
+    def models(self) -> int:
+        return sum(len(cards) for _, cards in self.workspaces)
+
+    @property
+    def waiting(self) -> tuple[Release, ...]:
+        """Releases that wait for a person."""
+        cards = [card for _, cards in self.workspaces for card in cards]
+        active = [env.active for card in cards for env in card.environments]
+        return tuple(r for r in active if r is not None and r.phase is Phase.PAUSED)
+
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        return tuple(i for _, cards in self.workspaces for card in cards for i in card.incidents)
+
+
+def fleet(tx: Transaction, access: Access, documents: Documents, *, now: datetime) -> Fleet:
+    models = [m for m in documents.models(tx) if access.allows(Permission.MODEL_READ, m.metadata.workspace)]
+    cards = [_card(tx, model, documents, now) for model in models]
+    names = sorted({card.workspace for card in cards})
+    grouped = tuple((name, tuple(_by_liveliness(c for c in cards if c.workspace == name))) for name in names)
+    grouped = tuple(sorted(grouped, key=lambda pair: (-sum(card.releases for card in pair[1]), pair[0])))
+    size = tx.ledger.size()
+    recent = [entry_view(row) for row in tx.ledger.rows(max(size - 3 * RECENT_ENTRIES, 0))]
+    return Fleet(
+        workspaces=grouped,
+        measures=measures(tx, models),
+        recent=visible(reversed(recent), access)[:RECENT_ENTRIES],
+        report=replay_report(tx),
+    )
+
+
+def _by_liveliness(cards: Iterable[ModelCard]) -> list[ModelCard]:
+    """Models with most releases first; equal ones by name."""
+    return sorted(cards, key=lambda card: (-card.releases, card.name))
+
+
+def _card(tx: Transaction, document: spec.Model, documents: Documents, now: datetime) -> ModelCard:
+    workspace, name = document.metadata.workspace, document.metadata.name
+    releases = tx.releases(workspace, name)
+    names = environments_of(document, releases)
+    shown = "production" if "production" in names else names[-1] if names else "production"
+    in_shown = [r for r in releases if r.environment == shown]
+    windows = tx.windows(workspace, shown, name)
+    begins = [*(r.opened_at for r in in_shown), *(window.start for window in windows)]
+    return ModelCard(
+        workspace=workspace,
+        name=name,
+        owner=document.metadata.owner,
+        purpose=document.spec.purpose,
+        type=str(document.spec.type),
+        tier=document.spec.tier,
+        environments=tuple(
+            _environment(tx, environment, [r for r in releases if r.environment == environment], documents)
+            for environment in reversed(names)
+        ),
+        incidents=tuple(incident for incident in tx.incidents(workspace, name) if is_open(incident)),
+        series=series(document, in_shown, windows),
+        spans=spans(in_shown),
+        begin=min(begins, default=now),
+        end=now,
+        versions=len(tx.versions(workspace, name)),
+        releases=len(releases),
+    )
+
+
+def _environment(tx: Transaction, name: str, releases: Sequence[Release], documents: Documents) -> EnvironmentView:
+    active = routing.in_progress(releases)
+    step, done, total = "", 0, 0
+    if active is not None:
+        model = documents.revision(tx, active.document)
+        steps = steps_of(model.spec.environments.get(name, spec.EnvironmentPolicy()), active)
+        total, done = len(steps), max(active.step, 0)
+        step = step_name(steps[active.step]) if 0 <= active.step < total else "gates"
+        if active.phase is Phase.PENDING or active.resumes is Phase.PENDING:
+            step = "before the first step"
+    return EnvironmentView(
+        name=name, live=routing.live(releases), active=active, step=step, steps_done=done, steps=total
+    )
+
+
+def measures(tx: Transaction, models: Sequence[spec.Model]) -> tuple[Measure, ...]:
+    """The six measures of the product over the models given; event time, all of history."""
+    places = [(m.metadata.workspace, m.metadata.name) for m in models]
+    releases = [r for place in places for r in tx.releases(*place)]
+    incidents = [i for place in places for i in tx.incidents(*place)]
+    trainings = [t for place in places for t in tx.trainings(*place) if t.purpose is Purpose.RETRAIN]
+    return (
+        _automated(releases, tx.ledger.count(Action.MANUAL_CHANGE_OBSERVED)),
+        _duration("Time to detect", [i.detected_at - i.began_at for i in incidents], "incidents"),
+        _duration("Time to resolve", [i.resolved_at - i.detected_at for i in incidents if i.resolved_at], "resolved"),
+        _frequency(trainings),
+        _success(trainings, releases),
+        _stopped(releases),
+    )
+
+
+def _automated(releases: Sequence[Release], manual: int) -> Measure:
+    promoted = sum(1 for r in releases if r.promoted_at is not None)
+    total = promoted + manual
+    return Measure(
+        name="Automated deployments",
+        value=wording.NOTHING if not total else f"{100 * promoted / total:.0f}",
+        unit="%",
+        rests_on=f"{promoted} by release, {manual} by hand",
+    )
+
+
+def _duration(name: str, spans_found: Sequence[timedelta], what: str) -> Measure:
+    if not spans_found:
+        return Measure(name=name, value=wording.NOTHING, unit="", rests_on=f"n = 0 {what}")
+    median = statistics.median(span.total_seconds() for span in spans_found)
+    days = median / 86_400
+    value, unit = (f"{days:.1f}".removesuffix(".0"), "days") if days >= 1 else (f"{median / 3_600:.1f}", "hours")
+    return Measure(name=name, value=value, unit=unit, rests_on=f"median, n = {len(spans_found)} {what}")
+
+
+def _frequency(trainings: Sequence[Training]) -> Measure:
+    if len(trainings) < 2:
+        return Measure(
+            name="Retrained every", value=wording.NOTHING, unit="", rests_on=f"n = {len(trainings)} retrainings"
+        )
+    days = (trainings[-1].started_at - trainings[0].started_at) / timedelta(days=1) / (len(trainings) - 1)
+    return Measure(
+        name="Retrained every", value=f"{days:.0f}", unit="days", rests_on=f"n = {len(trainings)} retrainings"
+    )
+
+
+def _success(trainings: Sequence[Training], releases: Sequence[Release]) -> Measure:
+    """Ended retrainings whose version was promoted and stayed, leaving out those whose release is still under way."""
+    by_version = {(r.workspace, r.model, r.version): r for r in releases if r.opened is not Opened.ROLLBACK}
+    ended = [t for t in trainings if t.finished_at is not None]
+    found = [(t, by_version.get((t.workspace, t.model, t.version or 0))) for t in ended]
+    decided = [release for _, release in found if release is None or not release.active]
+    good = sum(1 for r in decided if r is not None and r.promoted_at is not None and r.degraded_at is None)
+    value = f"{100 * good / len(decided):.0f}" if decided else wording.NOTHING
+    return Measure(
+        name="Retrainings promoted",
+        value=value,
+        unit="%" if decided else "",
+        rests_on=f"{good} of {len(decided)} decided",
+    )
+
+
+def _stopped(releases: Sequence[Release]) -> Measure:
+    """Candidates that were turned down, by whether they had answered anyone."""
+    refused = [r for r in releases if r.degraded_at is not None]
+    unseen = sum(1 for r in refused if not r.exposed)
+    return Measure(
+        name="Bad candidates stopped",
+        value=str(len(refused)),
+        unit="of " + str(len(releases)),
+        rests_on=f"{unseen} before answering anyone",
+    )
