@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from steersman.dataplane import tables
 from steersman.domain.errors import BadRequest, NotFound
 from steersman.plugins.tables.datasets import ParquetDatasets
-from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.ports import DatasetSource, Snapshot
 
 BEGIN = datetime(2013, 3, 1, tzinfo=UTC)
@@ -116,7 +115,7 @@ def cut(
     time_from: datetime | None = None,
     time_until: datetime | None = None,
 ) -> tuple[Snapshot, pl.DataFrame]:
-    datasets = ParquetDatasets(DeltaInferenceLog(state))
+    datasets = ParquetDatasets(state)
     into = state / "snapshot.parquet"
     snapshot = datasets.snapshot(source, known_until=known_until, time_from=time_from, time_until=time_until, into=into)
     return snapshot, pl.read_parquet(into)
@@ -225,6 +224,15 @@ def test_files_and_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
         cut(tmp_path, flights(history, label_column="delayed"), BEGIN)
     with pytest.raises(BadRequest, match=r"temp .* must be a time"):
         cut(tmp_path, flights(history, time_column="temp"), BEGIN)
+
+
+def test_columns_of_a_snapshot_are_read_as_arrays(tmp_path: Path) -> None:
+    history = write_history(tmp_path / "flights.parquet", [("h1", BEGIN, BEGIN, 1), ("h2", BEGIN + HOUR, BEGIN, 0)])
+    snapshot, _ = cut(tmp_path, flights(history, extend_model=None), BEGIN + DAY)
+    columns = ParquetDatasets(tmp_path).read(snapshot.path, ["late", "predicted_at", "flight_id"])
+    assert columns["late"].tolist() == [1.0, 0.0]
+    assert columns["predicted_at"].astype("datetime64[h]").astype(str).tolist() == ["2013-03-01T00", "2013-03-01T01"]
+    assert columns["flight_id"].tolist() == ["h1", "h2"]
 
 
 hours = st.integers(min_value=0, max_value=24 * 6)

@@ -14,9 +14,12 @@ The result is one Parquet file with the history's columns, in order of time and 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from steersman.domain.errors import BadRequest, LimitReached, NotFound
@@ -33,10 +36,10 @@ _MOMENT = timedelta(microseconds=1)
 
 
 class ParquetDatasets:
-    """Cuts snapshots from Parquet files and the inference log."""
+    """Cuts snapshots from Parquet files and the inference log of a state directory."""
 
-    def __init__(self, log: DeltaInferenceLog) -> None:
-        self._log = log
+    def __init__(self, state: Path) -> None:
+        self._log = DeltaInferenceLog(state)
 
     def snapshot(
         self,
@@ -68,6 +71,11 @@ class ParquetDatasets:
         if frame.height > ROWS_MAX:
             raise LimitReached(f"the snapshot has {frame.height} rows, more than {ROWS_MAX}; ask for a shorter span")
         return _write(frame, source.time_column, into)
+
+    def read(self, path: Path, columns: Sequence[str]) -> Mapping[str, Any]:
+        """Columns of a snapshot as NumPy arrays, in its order (numbers float64, times datetime64, text object)."""
+        frame = pl.read_parquet(path, columns=list(dict.fromkeys(columns)))
+        return {column.name: _as_array(column) for column in frame.iter_columns()}
 
     def _answered(
         self, source: DatasetSource, schema: pl.Schema, known_until: datetime, begin: datetime, end: datetime
@@ -151,6 +159,18 @@ def _cast(value: pl.Expr, dtype: pl.DataType, given: pl.DataType | None) -> pl.E
         zone = getattr(dtype, "time_zone", None)
         value = value.dt.replace_time_zone(None) if zone is None else value.dt.convert_time_zone(zone)
     return value.cast(dtype)
+
+
+def _as_array(column: pl.Series) -> Any:
+    """Times in UTC, numbers and truth values with NaN for a missing one, text with None."""
+    if isinstance(column.dtype, pl.Datetime):
+        zone = column.dtype.time_zone
+        return (column if zone is None else column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)).to_numpy()
+    if isinstance(column.dtype, pl.Date):
+        return column.to_numpy()
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return np.array(column.to_list(), dtype=object)
 
 
 def _fields(dtype: pl.DataType) -> list[pl.Field]:

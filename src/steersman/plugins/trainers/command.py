@@ -100,7 +100,7 @@ class CommandTrainer:
             self._reap()
             if any((folder / trace).exists() for trace in ("supervisor.json", "command.json", "result.json")):
                 return
-            folder.mkdir(exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True, mode=0o700)  # its data may lie there already
             lock = processes.hold(folder / "lock")
             if lock is None:
                 return
@@ -114,7 +114,7 @@ class CommandTrainer:
         """How the run is. Raises NotFound when none was ever asked for under that id."""
         folder = self._folder(job_id)
         self._reap()
-        if not folder.is_dir():
+        if not (folder / "job.json").exists():
             raise NotFound(f"no training run {job_id} was started here")
         result = self._result(folder)
         if result is None and processes.held(folder / "lock"):
@@ -130,7 +130,7 @@ class CommandTrainer:
     def cancel(self, job_id: str) -> None:
         """End the run and everything it started; returns when it is gone. A run that ended stays as it is."""
         folder = self._folder(job_id)
-        if not folder.is_dir() or self._result(folder) is not None:
+        if not (folder / "job.json").exists() or self._result(folder) is not None:
             return
         supervisor = self._supervisor(folder)
         if supervisor is not None:

@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -240,7 +241,7 @@ class Run:
             resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes_max"], job["file_bytes_max"]))
             if job["cpu_s"] is not None:
-                resource.setrlimit(resource.RLIMIT_CPU, (int(job["cpu_s"]) + 1, int(job["cpu_s"]) + 2))
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(job["cpu_s"]), math.ceil(job["cpu_s"]) + 2))
             sandbox.restrict_files(read=[path for path in read if path.exists()], write=write)
 
         return take_up
