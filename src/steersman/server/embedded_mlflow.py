@@ -158,3 +158,44 @@ def _rest(child: EmbeddedMlflow, *, timeout_s: float) -> MlflowRest:
         return {HEADER: sign(SYSTEM, key=child.key, method=method, target=target, now_s=time.time())}
 
     return MlflowRest(child.url, headers=signed, timeout_s=timeout_s)
+
+
+class _Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What another process must know of the embedded MLflow; kept in `keys/`, readable by this user only."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    directory: str
+    port: int
+    key: str
+
+
+def read_start(state: Path) -> EmbeddedMlflow:
+    """The start the supervisor made. Raises Misconfigured when there is none."""
+    try:
+        found = msgspec.json.decode((state / "keys" / "mlflow.json").read_bytes(), type=_Start)
+    except (OSError, msgspec.MsgspecError):
+        raise Misconfigured("the embedded MLflow was not started", next_step="Start with `steersman up`.") from None
+    return EmbeddedMlflow(
+        argv=found.argv,
+        environment=found.environment,
+        directory=Path(found.directory),
+        port=found.port,
+        key=found.key,
+    )
+
+
+def write_start(state: Path, child: EmbeddedMlflow) -> None:
+    keys = state / "keys"
+    keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    started = _Start(
+        argv=child.argv,
+        environment=child.environment,
+        directory=str(child.directory),
+        port=child.port,
+        key=child.key,
+    )
+    draft = keys / "mlflow.json.new"
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(started))
+    os.replace(draft, keys / "mlflow.json")

@@ -1,0 +1,35 @@
+"""Reading and writing JSON bodies, the same for every route."""
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steersman.domain.errors import BadRequest
+
+
+def reply(data: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(data), status, media_type="application/json")
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. Raises BadRequest naming what is wrong."""
+    raw = await request.body()
+    try:
+        found = msgspec.json.decode(raw) if raw else {}
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise BadRequest("the body must be a JSON object")
+    return found
+
+
+def field(body: dict[str, Any], name: str, kind: type, default: Any = ...) -> Any:
+    """A field of the body, of the kind given. Raises BadRequest when it is missing or of another."""
+    value = body.get(name, default)
+    if value is ...:
+        raise BadRequest(f"the field {name!r} is missing")
+    if value is not default and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise BadRequest(f"the field {name!r} must be {kind.__name__}, got {type(value).__name__}")
+    return value

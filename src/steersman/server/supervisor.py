@@ -1,0 +1,379 @@
+"""`steersman up`: starts the processes of an installation, starts again what dies, and says where everything is.
+
+The processes need it for nothing else. Each runs in a session of its own and is known by pid and start time, so when
+the supervisor itself is killed the router and the workers go on serving, and the next supervisor adopts what it finds.
+A process that dies is started again with growing pauses; one that cannot start says why on the terminal.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from steersman.client.credentials import Credentials, write_credentials
+from steersman.dataplane.handles import Handle, read_handle
+from steersman.domain.errors import Misconfigured
+from steersman.server.embedded_mlflow import (
+    READY_TIMEOUT_S,
+    EmbeddedMlflow,
+    answers,
+    prepare,
+    protection_file,
+    read_start,
+    write_start,
+)
+from steersman.server.installation import FILE, Installation, load, save
+from steersman_mlflow_guard import protection
+
+READY_S = 60.0
+"""Wall seconds a process of ours may take to answer: 2 s when quiet."""
+
+LOOK_S = 0.2
+"""Wall seconds between two looks at the processes."""
+
+PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses before starting again what died; the last repeats. A process that lived a minute begins anew."""
+
+STOP_S = 10.0
+"""Wall seconds a process has to end by itself after SIGTERM."""
+
+PORTS_TRIED = 50
+"""How many ports above a busy one are tried."""
+
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Child:
+    """One supervised process: how it is started, and what is known of the one that runs."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    directory: Path
+    log: Path
+    handle: Path | None = None
+    process: subprocess.Popen[bytes] | None = None
+    adopted: Handle | None = None
+    failures: int = 0
+    started_at: float = 0.0
+    next_at: float = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        if self.process is not None:
+            return self.process.pid
+        return self.adopted.pid if self.adopted is not None else None
+
+    def running(self) -> bool:
+        if self.process is not None:
+            return self.process.poll() is None
+        return self.adopted is not None and self.adopted.alive()
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=dict(self.environment),
+                start_new_session=True,
+            )
+        self.adopted = None
+        self.started_at = time.monotonic()
+        if self.handle is not None:  # a program of others, which writes no handle itself
+            started = Handle(pid=self.process.pid, started_at=psutil.Process(self.process.pid).create_time())
+            self.handle.parent.mkdir(parents=True, exist_ok=True)
+            self.handle.write_bytes(msgspec.json.encode(started))
+
+    def last_words(self) -> str:
+        """The end of its log, for a person."""
+        with contextlib.suppress(OSError):
+            lines = self.log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
+            return "\n".join(lines[-5:])
+        return ""
+
+    def stop(self) -> None:
+        pid = self.pid
+        if pid is None or not self.running():
+            return
+        _signal_group(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        while self.running() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self.running():
+            _signal_group(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+@dataclass
+class Supervisor:
+    """The processes of one installation. `say` tells a person; it never gets a secret but the login code it must show."""
+
+    state: Path
+    installation: Installation
+    say: Say
+    children: dict[str, Child] = field(default_factory=dict)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Start (or adopt) everything and return when it answers. Raises Misconfigured when something does not."""
+        from steersman.server.wiring import EMBEDDED
+
+        self._add(
+            "router",
+            "steersman.dataplane.router",
+            "--host",
+            self.installation.host,
+            "--port",
+            str(self.installation.router_port),
+        )
+        self._add("committer", "steersman.dataplane.committer")
+        mlflow = None
+        if EMBEDDED in self.installation.registries.values():
+            mlflow = self._add_mlflow()
+        self._add("control", "steersman.server.control")
+        for child in self.children.values():
+            if not child.running():
+                child.start()
+        self._wait("router", lambda: _listens(host, router_port), READY_S)
+        if mlflow is not None:
+            self._wait("mlflow", lambda: answers(mlflow), READY_TIMEOUT_S)
+        self._wait("control", lambda: _listens(host, self.installation.port), READY_S)
+        self._wait("committer", (self.state / "run" / "committer.sock").exists, READY_S)
+
+    def _add(self, name: str, module: str, *arguments: str) -> None:
+        environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
+        environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        if name != "control":
+            environment["POLARS_MAX_THREADS"] = "1"
+        child = Child(
+            name=name,
+            argv=(sys.executable, "-m", module, "--state", str(self.state), *arguments),
+            environment=environment,
+            directory=Path.cwd(),
+            log=self.state / "logs" / f"{name}.log",
+        )
+        handle = read_handle(self.state / "run" / f"{name}.json")
+        if handle is not None and handle.alive():
+            child.adopted = handle
+            self.say(f"  {name}: running since before (pid {handle.pid}), adopted")
+        self.children[name] = child
+
+    def _add_mlflow(self) -> EmbeddedMlflow:
+        with contextlib.suppress(Misconfigured):
+            known = read_start(self.state)
+            handle = read_handle(self.state / "run" / "mlflow.json")
+            if handle is not None and handle.alive() and answers(known):
+                self._mlflow_child(known).adopted = handle
+                return known
+        made = prepare(self.state)
+        if not protection_file(self.state).exists():
+            protection.write(protection_file(self.state), protection.Protection())
+        write_start(self.state, made)
+        self._mlflow_child(made)
+        return made
+
+    def _mlflow_child(self, made: EmbeddedMlflow) -> Child:
+        child = Child(
+            name="mlflow",
+            argv=made.argv,
+            environment=made.environment,
+            directory=made.directory,
+            log=self.state / "logs" / "mlflow.log",
+            handle=self.state / "run" / "mlflow.json",
+        )
+        self.children["mlflow"] = child
+        return child
+
+    def _wait(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
+        child = self.children[name]
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self.ended.is_set():
+                raise Misconfigured("stopped while starting", next_step="Start again.")
+            if not child.running() or time.monotonic() > deadline:
+                why = "ended at once" if not child.running() else f"did not answer within {seconds:.0f} s"
+                raise Misconfigured(
+                    f"{name} {why}:\n{child.last_words()}",
+                    next_step=f"Read {child.log}, correct the cause and start again.",
+                )
+            time.sleep(0.05)
+
+    def watch(self) -> None:
+        """Start again what dies, until `ended`."""
+        while not self.ended.wait(LOOK_S):
+            for child in self.children.values():
+                self._look(child)
+
+    def _look(self, child: Child) -> None:
+        if child.running():
+            if child.failures and time.monotonic() - child.started_at > 60:
+                child.failures = 0
+            return
+        if not child.next_at:
+            pause = PAUSES_S[min(child.failures, len(PAUSES_S) - 1)]
+            child.next_at = time.monotonic() + pause
+            child.failures += 1
+            self.say(f"  {child.name} is gone; starting it again in {pause:g} s")
+        if time.monotonic() >= child.next_at:
+            child.next_at = 0.0
+            child.start()
+
+    def stop(self) -> None:
+        """End everything of this installation, the workers too."""
+        self.ended.set()
+        for name in ("control", "router", "committer", "mlflow"):
+            if name in self.children:
+                self.children[name].stop()
+        from steersman.plugins.targets.local import LocalTarget
+
+        target = LocalTarget(self.state)
+        for place in {(r.workspace, r.environment, r.model, r.digest) for r in target.observe()}:
+            target.stop(*place)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def free_port(host: str, wanted: int, *, taken: frozenset[int] = frozenset()) -> int:
+    """`wanted`, or the next free port above it. Raises Misconfigured when none of the next PORTS_TRIED is."""
+    for port in range(wanted, wanted + PORTS_TRIED):
+        if port in taken:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise Misconfigured(
+        f"the ports {wanted} to {wanted + PORTS_TRIED - 1} of {host} are taken", next_step="Give another --port."
+    )
+
+
+def main(
+    *,
+    state: Path,
+    host: str = "127.0.0.1",
+    port: int = 7700,
+    router_port: int = 7701,
+    mlflow_uri: str | None = None,
+    mlflow: bool = True,
+    registry: str | None = None,
+    allow_code: tuple[str, ...] = (),
+    replay_from: datetime | None = None,
+) -> int:
+    """Run until SIGTERM or Ctrl-C; 0 then, 1 when something could not start."""
+    from steersman.server.wiring import first_admin, login_code
+    from steersman.store.database import Store
+
+    state = state.resolve()
+    supervisor = Supervisor(
+        state=state,
+        installation=_installation(
+            state,
+            host=host,
+            port=port,
+            router_port=router_port,
+            registries=_registries(mlflow_uri, mlflow, registry),
+            allow_code=allow_code,
+            replay_from=replay_from,
+        ),
+        say=lambda text: print(text, flush=True),
+    )
+    installation = supervisor.installation
+    store = Store.at(state)
+    token = first_admin(store)
+    code = login_code(store)
+    store.close()
+    credentials = Credentials(url=installation.url, token=token.reveal(), router_url=installation.router_url)
+    write_credentials(state, credentials)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: supervisor.ended.set())
+    supervisor.say(f"Steersman, state in {state}")
+    try:
+        supervisor.start()
+        supervisor.say(f"  console  {installation.url}/   (one-time code: {code.reveal()})")
+        supervisor.say(f"  router   {installation.router_url}/")
+        if "mlflow" in supervisor.children:
+            supervisor.say(f"  MLflow   {installation.url}/mlflow   (MLFLOW_TRACKING_URI)")
+        supervisor.say(f"  token    in {state / 'credentials.json'}; steersman --state {state} status")
+        supervisor.watch()
+    finally:
+        supervisor.stop()
+    return 0
+
+
+def _registries(mlflow_uri: str | None, mlflow: bool, registry: str | None) -> dict[str, str]:
+    from steersman.server.wiring import EMBEDDED
+
+    found: dict[str, str] = {}
+    if mlflow_uri is not None:
+        found["mlflow"] = mlflow_uri
+    elif mlflow:
+        found["mlflow"] = EMBEDDED
+    if registry is not None:
+        found["directory"] = f"directory:{Path(registry).resolve()}"
+    return found
+
+
+def _installation(
+    state: Path,
+    *,
+    host: str,
+    port: int,
+    router_port: int,
+    registries: dict[str, str],
+    allow_code: tuple[str, ...],
+    replay_from: datetime | None,
+) -> Installation:
+    """What this start means. Ports of processes that still run from before are kept; a busy port is replaced and named."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    known = load(state) if (state / FILE).exists() else None
+    control, router = read_handle(state / "run" / "control.json"), read_handle(state / "run" / "router.json")
+    kept_port = known.port if known and control is not None and control.alive() else None
+    kept_router = known.router_port if known and router is not None and router.alive() else None
+    chosen = kept_port or free_port(host, port)
+    chosen_router = kept_router or free_port(host, router_port, taken=frozenset({chosen}))
+    for name, wanted, got in (("port", port, chosen), ("router port", router_port, chosen_router)):
+        if wanted != got:
+            print(f"{name} {wanted} is taken, using {got}", flush=True)
+    installation = Installation(
+        host=host,
+        port=chosen,
+        router_port=chosen_router,
+        registries=registries,
+        code_models=allow_code,
+        replay_from=replay_from or (known.replay_from if known else None),
+    )
+    save(state, installation)
+    return installation

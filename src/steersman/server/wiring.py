@@ -1,0 +1,265 @@
+"""The one place that knows concrete plugins: it puts each behind its port and hands the loops a `World`."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from steersman.dataplane.artifacts import ArtifactStore
+from steersman.dataplane.configuration import TokenHash
+from steersman.domain.access import Access, Grant, Kind, Permission, Role, Secret
+from steersman.domain.errors import Misconfigured
+from steersman.ledger.checkpoint import VerifierKey, generate_key, load_key, sign_checkpoint
+from steersman.loop.clock import open_clock
+from steersman.loop.commands import Commands
+from steersman.loop.control import Control
+from steersman.loop.world import Documents, World
+from steersman.plugins.identity.tokens import Identities
+from steersman.plugins.registries.directory import DirectoryRegistry
+from steersman.plugins.registries.mlflow import MlflowRegistry
+from steersman.plugins.registries.mlflow_rest import MlflowRest
+from steersman.plugins.tables.datasets import ParquetDatasets
+from steersman.plugins.tables.delta import DeltaInferenceLog
+from steersman.plugins.targets.local import LocalTarget
+from steersman.plugins.targets.scorer import WorkerScorer
+from steersman.plugins.trainers.command import CommandTrainer
+from steersman.ports import Registry
+from steersman.server.embedded_mlflow import EmbeddedMlflow, protection_file, registry
+from steersman.server.installation import Installation
+from steersman.server.router_control import RouterSocket
+from steersman.store.database import Store
+from steersman_mlflow_guard import protection
+
+ORIGIN = "steersman"
+"""Name of the ledger in its checkpoints and verifier key; an installation may not change it later."""
+
+EMBEDDED = "embedded"
+TRAINER = "trainer"
+"""The service a training run calls the registry as."""
+
+TRAINER_TOKEN_LIFE = timedelta(days=1)
+
+
+class SilentNotifier:
+    """No channel is configured: the ledger and the console have every message, nobody is told elsewhere."""
+
+    def notify(self, channel: str, subject: str, text: str) -> None:
+        return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """A control server's parts, ready to serve."""
+
+    installation: Installation
+    state: Path
+    store: Store
+    world: World
+    documents: Documents
+    control: Control
+    commands: Commands
+    key: Ed25519PrivateKey
+    mlflow: EmbeddedMlflow | None
+
+    @property
+    def verifier_key(self) -> VerifierKey:
+        return VerifierKey.of(ORIGIN, self.key)
+
+
+def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | None) -> Assembled:
+    """Open the state directory and connect everything. Raises Misconfigured with the next step."""
+    state = state.resolve()
+    store = Store.at(state)
+    clock = open_clock(store, replay_from=installation.replay_from)
+    log = DeltaInferenceLog(state)
+    trainer_tokens = TrainerTokens(store, installation)
+    world = World(
+        store=store,
+        clock=clock,
+        registries=_registries(installation, mlflow),
+        target=LocalTarget(state),
+        trainer=CommandTrainer(state, readable=()),
+        datasets=ParquetDatasets(log),
+        scorer=WorkerScorer(),
+        router=RouterSocket(state),
+        log=log,
+        artifacts=ArtifactStore(state / "artifacts"),
+        notifier=SilentNotifier(),
+        jobs=state / "jobs",
+        document_root=Path.cwd(),
+        code_models=frozenset(installation.code_models),
+        train_environment=trainer_tokens.environment,
+        tokens=RouterTokens(store).hashes,
+    )
+    documents = Documents()
+    control = Control(world, documents, owner=f"control-{os.getpid()}")
+    commands = Commands(world, documents, control.reconciler)
+    assembled = Assembled(
+        installation=installation,
+        state=state,
+        store=store,
+        world=world,
+        documents=documents,
+        control=control,
+        commands=commands,
+        key=ledger_key(state),
+        mlflow=mlflow,
+    )
+    store.on_commit(control.wake)
+    store.on_commit(Guarding(state, store, documents).write)
+    return assembled
+
+
+def _registries(installation: Installation, mlflow: EmbeddedMlflow | None) -> dict[str, Registry]:
+    found: dict[str, Registry] = {}
+    for name, address in installation.registries.items():
+        if address == EMBEDDED:
+            if mlflow is None:
+                raise Misconfigured("the embedded MLflow is not running", next_step="Start with `steersman up`.")
+            found[name] = registry(mlflow)
+        elif address.startswith("directory:"):
+            found[name] = DirectoryRegistry(Path(address.removeprefix("directory:")))
+        else:
+            found[name] = MlflowRegistry(MlflowRest(address))
+    return found
+
+
+def ledger_key(state: Path) -> Ed25519PrivateKey:
+    """The key that signs checkpoints; made at the first start, readable by this user only."""
+    keys = state / "keys"
+    keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = keys / "ledger.pem"
+    return load_key(path) if path.exists() else generate_key(path)
+
+
+def checkpoint(assembled: Assembled) -> str:
+    """The ledger's newest signed checkpoint; signed now if entries were added since the last."""
+    with assembled.store.write() as tx:
+        size, root = tx.ledger.size(), tx.ledger.root()
+        note = sign_checkpoint(ORIGIN, size, root, assembled.key)
+        tx.ledger.put_checkpoint(size, note)
+    return note
+
+
+def wall() -> datetime:
+    return datetime.now(UTC)
+
+
+class Authentication:
+    """Who is behind a credential, from the store's rows. One read a request; tokens are compared by hash."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def token(self, presented: Secret) -> Access:
+        with self._store.read() as tx:
+            return Identities(tx.credentials).authenticate_token(presented, wall())
+
+    def session(self, presented: Secret) -> Access:
+        with self._store.read() as tx:
+            return Identities(tx.credentials).authenticate_session(presented, wall())
+
+
+class RouterTokens:
+    """Hashes of the tokens the router lets in, read again when something was committed long enough ago."""
+
+    REREAD_S = 2.0
+    """A revocation reaches the router's configuration within this time and the loop's turn: below 5 s together."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read_at = float("-inf")
+        self._hashes: tuple[TokenHash, ...] = ()
+
+    def hashes(self) -> tuple[TokenHash, ...]:
+        if time.monotonic() - self._read_at > self.REREAD_S:
+            with self._store.read() as tx:
+                self._hashes = Identities(tx.credentials).router_tokens(wall())
+            self._read_at = time.monotonic()
+        return self._hashes
+
+
+class TrainerTokens:
+    """What a training run is given of the registry: its address through our guard, and a token for one day."""
+
+    def __init__(self, store: Store, installation: Installation) -> None:
+        self._store = store
+        self._installation = installation
+        self._known: dict[str, tuple[Secret, datetime]] = {}
+
+    def environment(self, workspace: str, _model: str) -> Mapping[str, str]:
+        if EMBEDDED not in self._installation.registries.values():
+            return {}
+        token, until = self._known.get(workspace, (None, None))
+        if token is None or until is None or until - wall() < TRAINER_TOKEN_LIFE / 2:
+            token = self._issue(workspace)
+            self._known[workspace] = (token, wall() + TRAINER_TOKEN_LIFE)
+        return {
+            "MLFLOW_TRACKING_URI": f"{self._installation.url}/mlflow",
+            "MLFLOW_TRACKING_TOKEN": token.reveal(),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "GIT_PYTHON_REFRESH": "quiet",
+        }
+
+    def _issue(self, workspace: str) -> Secret:
+        with self._store.write() as tx:
+            _, token = Identities(tx.credentials).issue_token(
+                subject=TRAINER,
+                kind=Kind.SERVICE,
+                owner=ADMIN,
+                now=wall(),
+                roles=(Role.OPERATOR,),
+                workspace=workspace,
+                permissions=(Permission.REGISTRY_READ, Permission.REGISTRY_WRITE),
+                life=TRAINER_TOKEN_LIFE,
+            )
+        return token
+
+
+ADMIN = "admin"
+"""The first person of an installation; who they really are is told by renaming roles, not by a default password."""
+
+
+def first_admin(store: Store) -> Secret:
+    """Make the first admin if nobody is there, and a token for the credentials file of the state directory."""
+    with store.write() as tx:
+        identities = Identities(tx.credentials)
+        if not tx.credentials.users():
+            identities.set_user(ADMIN, (Grant(role=Role.ADMIN), Grant(role=Role.OPERATOR)), wall())
+        _, token = identities.issue_token(
+            subject=ADMIN, kind=Kind.HUMAN, owner=ADMIN, now=wall(), roles=(Role.ADMIN, Role.OPERATOR)
+        )
+    return token
+
+
+def login_code(store: Store, subject: str = ADMIN) -> Secret:
+    """A one-time code for the console's login form."""
+    with store.write() as tx:
+        return Identities(tx.credentials).issue_login_code(subject, wall())
+
+
+class Guarding:
+    """Tells the guard inside MLflow which versions are released, after each commit that may have changed it."""
+
+    def __init__(self, state: Path, store: Store, documents: Documents) -> None:
+        self._path = protection_file(state)
+        self._store = store
+        self._documents = documents
+        self._written: bytes | None = None
+
+    def write(self) -> None:
+        with self._store.read() as tx:
+            released: dict[str, set[int]] = {}
+            for model in self._documents.models(tx):
+                numbers = released.setdefault(model.spec.versions.name, set())
+                numbers.update(v.number for v in tx.versions(model.metadata.workspace, model.metadata.name))
+        frozen = {name: frozenset(numbers) for name, numbers in released.items()}
+        said = msgspec.json.encode({name: sorted(numbers) for name, numbers in sorted(frozen.items())})
+        if said != self._written and self._path.parent.is_dir():
+            protection.write(self._path, protection.Protection(released=frozen))
+            self._written = said
