@@ -165,6 +165,8 @@ def _load_pickle(path: Path) -> Any:
 def _onnx(spec: WorkerSpec, path: Path) -> Predict:
     import onnxruntime as ort
 
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(_ONNX_ERRORS)
     options = ort.SessionOptions()
     options.intra_op_num_threads = spec.threads
     options.inter_op_num_threads = 1
@@ -182,6 +184,9 @@ def _onnx(spec: WorkerSpec, path: Path) -> Predict:
 
     return run
 
+
+_ONNX_ERRORS = 3
+"""Log severity; below it, the runtime reports hardware it may not look for in the sandbox."""
 
 _ONNX_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,

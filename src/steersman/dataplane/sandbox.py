@@ -26,6 +26,14 @@ _THREAD_LIMITS = (
     "POLARS_MAX_THREADS",
 )
 
+_ALWAYS = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # ONNX Runtime and MLflow report usage to their makers by default; nobody here agreed to that.
+    "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+}
+
 _SYSTEM_PATHS = (
     *("/usr", "/lib", "/lib64", "/proc", "/sys/devices/system", "/sys/fs/cgroup", "/etc/ld.so.cache", "/etc/localtime"),
     *("/etc/ssl", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/passwd", "/etc/mime.types"),
@@ -45,7 +53,7 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 def allowed_environment(given: Mapping[str, str], *, threads: int) -> dict[str, str]:
     """The environment of a worker or a training job: the allow-listed part of `given`, with explicit thread limits."""
     kept = {name: value for name, value in given.items() if name in ENVIRONMENT_ALLOWED or name.startswith("LC_")}
-    return kept | {name: str(threads) for name in _THREAD_LIMITS} | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {name: str(threads) for name in _THREAD_LIMITS} | _ALWAYS
 
 
 def interpreter_paths(artifact_dir: Path) -> list[Path]:
