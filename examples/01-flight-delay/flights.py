@@ -16,7 +16,7 @@ Traps of this data, each of which once cost somebody a wrong result:
 - Weather of the departure's own hour may be observed after departure. Each flight gets the hour before.
 - Carrier and flight number repeat within a day at different airports: the origin belongs to a flight's identity.
 
-Run it to write the table: `python flights.py flights.parquet [--sample 0.1] [--permute 7]`.
+Run it to write the table: `python flights.py history.parquet [--until 2013-03-01] [--sample 0.1] [--permute 7]`.
 """
 
 import argparse
@@ -196,8 +196,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sample", type=float, default=1.0, metavar="SHARE", help="keep this share of whole flights")
     parser.add_argument("--permute", type=int, metavar="SEED", help="permute the rows in time: a year without drift")
+    parser.add_argument("--until", metavar="DATE", help="only flights before this local date, such as 2013-03-01")
     arguments = parser.parse_args()
     flights = prepare(share=arguments.sample, permute=arguments.permute)
+    if arguments.until:
+        flights = flights.filter(pl.col("flight_id") < arguments.until)  # an identity begins with its local date
     flights.write_parquet(arguments.out)
     late_share = flights["late"].sum() / flights.height
     print(f"{flights.height:,} flights, {late_share:.1%} late: {arguments.out}")
