@@ -281,6 +281,10 @@ class Steersman:
             lambda: self._post("/clock", body, repeatable=True, timeout_s=timeout_s), deadline=deadline
         )
 
+    def keep_report(self, report: Json) -> None:
+        """Hand over the report of a replay's driver; the console shows it beside what the installation knows itself."""
+        self._post("/report", report, repeatable=True)
+
     # --- predictions and labels ----------------------------------------------------------------------------------
 
     def predict(

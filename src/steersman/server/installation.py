@@ -25,7 +25,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 7700
     router_port: int = 7701
-    registries: dict[str, str] = {"mlflow": "embedded"}
+    registries: dict[str, str] = msgspec.field(default_factory=lambda: {"mlflow": "embedded"})
     code_models: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     replay_from: datetime | None = None

@@ -142,14 +142,8 @@ class Supervisor:
         """Start (or adopt) everything and return when it answers. Raises Misconfigured when something does not."""
         from steersman.server.wiring import EMBEDDED
 
-        self._add(
-            "router",
-            "steersman.dataplane.router",
-            "--host",
-            self.installation.host,
-            "--port",
-            str(self.installation.router_port),
-        )
+        host, router_port = self.installation.host, self.installation.router_port
+        self._add("router", "steersman.dataplane.router", "--host", host, "--port", str(router_port))
         self._add("committer", "steersman.dataplane.committer")
         mlflow = None
         if EMBEDDED in self.installation.registries.values():

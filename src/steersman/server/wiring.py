@@ -84,7 +84,7 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         registries=_registries(installation, mlflow),
         target=LocalTarget(state),
         trainer=CommandTrainer(state, readable=()),
-        datasets=ParquetDatasets(log),
+        datasets=ParquetDatasets(state),
         scorer=WorkerScorer(),
         router=RouterSocket(state),
         log=log,

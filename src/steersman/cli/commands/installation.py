@@ -31,6 +31,8 @@ def up(arguments: argparse.Namespace) -> int:
             router_port=arguments.router_port,
             mlflow_uri=arguments.mlflow_uri,
             mlflow=not arguments.no_mlflow,
+            registry=arguments.registry,
+            allow_code=tuple(arguments.allow_code),
             replay_from=None if arguments.replay_from is None else moment(arguments.replay_from),
         )
     )
