@@ -33,11 +33,9 @@ demo: setup ## a year in production on real flights; ARGS="--exit --report r.jso
 	@$(BIN)/steersman demo $(ARGS)
 
 check: setup ## format, lint, types, layers, sizes of files
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n +2
-	@$(BIN)/python .ci/sizes.py
+	@failed=; for step in "ruff format --check --quiet ." "ruff check ." "mypy" "lint-imports --no-logo" "python .ci/sizes.py"; do \
+	  echo "== $$step"; $(BIN)/$$step || failed="$$failed $${step%% *}"; \
+	done; [ -z "$$failed" ] || { echo "check:$$failed complained"; exit 1; }
 
 test: setup ## all tests but the long ones, two at a time; ARGS="tests/unit -k ledger"
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" $(ARGS)
