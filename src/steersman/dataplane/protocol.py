@@ -216,15 +216,17 @@ def encode_answer(
 def uuid7s(count: int) -> list[str]:
     """`count` UUIDs of version 7 (RFC 9562): sortable by time, made from one read of randomness."""
     stamp = (time.time_ns() // 1_000_000) & (2**48 - 1)
-    noise = os.urandom(10 * count)
+    prefix = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
+    noise = os.urandom(10 * count).hex()
     ids = []
-    for index in range(count):
-        part = int.from_bytes(noise[10 * index : 10 * index + 10], "big")
-        value = (stamp << 80) | (0x7 << 76) | ((part >> 68) << 64) | (0b10 << 62) | (part & (2**62 - 1))
-        text = f"{value:032x}"
-        ids.append(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
+    for start in range(0, 20 * count, 20):
+        part = noise[start : start + 20]
+        ids.append(f"{prefix}{part[:3]}-{_VARIANT[part[3]]}{part[4:7]}-{part[7:19]}")
     return ids
 
+
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The two variant bits of RFC 9562 over the fourth random digit."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
