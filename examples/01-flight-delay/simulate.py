@@ -98,7 +98,7 @@ class Loop:
         self.monitors = {type(monitor): monitor for monitor in policy.spec.monitors}
         self.profiles = _profiles(year)
         self.canary = np.array([_bucket(name) < self.steps.weight for name in year.flight_id])
-        first = year.train(FIRST + 5 / 24)
+        first = year.train(FIRST)
         self.live, self.scores = first, first.scores.copy()
         self.watch = self._watch(first, FIRST)
         self.releases: list[Release] = []
@@ -418,7 +418,7 @@ def read_policy(path: Path, changes: list[str]) -> Policy:
 
 def ceiling(year: Year) -> Rows:
     """Scores of instant monthly retraining: each month by a version trained on all that was known when it began."""
-    scores = year.train(FIRST + 5 / 24).scores.copy()
+    scores = year.train(FIRST).scores.copy()
     for month in MONTHS:
         rows = year.month == month
         scores[rows] = year.train(year.start_of(month)).scores[rows]
@@ -454,7 +454,7 @@ def main() -> None:
     loop = Loop(year, policy).run()
     print("\n".join(describe(loop)))
     calendar = Loop(year, policy, calendar_days=28).run()
-    alone = summer(year.by_month("roc_auc", year.train(FIRST + 5 / 24).scores))
+    alone = summer(year.by_month("roc_auc", year.train(FIRST).scores))
     gain_max = summer(year.by_month("roc_auc", ceiling(year))) - alone
     print(f"\nAUC May–September {alone:.4f} left alone; gain of the ceiling {gain_max:.4f}")
     for name, result in (("loop", loop), ("every 28 days", calendar)):

@@ -79,20 +79,29 @@ def fit(features: Rows, labels: Rows, *, seed: int) -> "lightgbm.Booster":
     return lightgbm.train({**PARAMETERS, "seed": seed}, rows, num_boost_round=TREES, keep_training_booster=True)
 
 
-def register(booster: "lightgbm.Booster", *, name: str, seed: int, rows: int) -> dict[str, Any]:
-    """Log the run to MLflow, register its model, and say what became of it.
-
-    The signature and the requirements are given rather than inferred: to infer them MLflow would start a second
-    Python and load the model in it.
-    """
-    import mlflow
+def signature(params: dict[str, str] | None = None) -> Any:
+    """What callers send and get. Given rather than inferred: to infer it, MLflow would run the model."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec("double", name=column, required=False) if column in WEATHER else ColSpec("long", name=column)
         for column in FEATURES
     ]
+    outputs = Schema([ColSpec("double", name="score")])
+    if params is None:
+        return ModelSignature(Schema(inputs), outputs)
+    extra = ParamSchema([ParamSpec(name, "string", default) for name, default in params.items()])
+    return ModelSignature(Schema(inputs), outputs, extra)
+
+
+def register(booster: "lightgbm.Booster", *, name: str, seed: int, rows: int) -> dict[str, Any]:
+    """Log the run to MLflow, register its model, and say what became of it.
+
+    The requirements are given too: to find them, MLflow would load the model in a second Python.
+    """
+    import mlflow
+
     metrics = {f"training_{row[1]}": float(row[2]) for row in booster.eval_train()}
     with mlflow.start_run() as run:
         mlflow.log_params({"trees": TREES, "leaves": PARAMETERS["num_leaves"], "seed": seed, "rows": rows})
@@ -100,7 +109,7 @@ def register(booster: "lightgbm.Booster", *, name: str, seed: int, rows: int) ->
         logged = mlflow.lightgbm.log_model(
             booster,
             name="model",
-            signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", name="score")])),
+            signature=signature(),
             pip_requirements=[f"lightgbm=={version('lightgbm')}"],
             registered_model_name=name,
         )
