@@ -203,7 +203,7 @@ def _progressing(facts: Facts) -> Move | None:
             done = release.full or facts.now >= release.step_started_at + (duration or timedelta())
             return _next(facts, "pause is over") if done else None
         case spec.Analysis():
-            return _next(facts, "skipped by promote --full") if release.full else _analysis(facts, step)
+            return _next(facts, "skipped: a person promoted") if release.full else _analysis(facts, step)
         case spec.Approval(count=count):
             if len(facts.approvers) >= count:
                 return _next(facts, f"approved by {', '.join(facts.approvers)}")

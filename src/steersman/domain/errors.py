@@ -116,6 +116,13 @@ class Blocked(SteersmanError):
     next_step_default = "Satisfy the rule named in the message, or have someone entitled to it approve."
 
 
+class VersionRefused(Blocked):
+    """A version's bytes are not what may run here: unknown, not what was claimed, or code. Nothing of it was kept."""
+
+    code = "version_refused"
+    next_step_default = "Register the model in a data-only format: LightGBM, XGBoost, ONNX or skops."
+
+
 class LimitReached(SteersmanError):
     """A bound was reached: a disk, a queue, a rate, a size. Nothing acknowledged is lost."""
 

@@ -54,7 +54,7 @@ COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
     ),
     Completion.FAST_PROMOTED: (
         frozenset({Phase.VERIFYING}),
-        "promoted by a person's `promote --full`, skipping analyses and pauses that were still to come",
+        "promoted by a person's `promote`, skipping analyses and pauses that were still to come",
     ),
     Completion.ABORTED: (
         frozenset({Phase.DEGRADED}),

@@ -14,7 +14,7 @@ from steersman.decide.rolling_out import GATES_STEP, pause, resume
 from steersman.decide.routing import in_progress, live, promoted
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest, examine, identity
-from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound
+from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound, VersionRefused
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.linting import Finding as LintFinding
@@ -23,7 +23,7 @@ from steersman.domain.release import Completion, IllegalTransition, Opened, Phas
 from steersman.domain.version import Version
 from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
-from steersman.loop.registering import VersionRefused, refusal, register
+from steersman.loop.registering import refusal, register
 from steersman.loop.world import Documents, World
 from steersman.store.transaction import Approval, StoredDocument, Transaction
 
@@ -254,7 +254,7 @@ class Commands:
             release = self._open_release(tx, release_id)
             if release.phase not in (Phase.PROGRESSING, Phase.PAUSED) or release.resumes is Phase.PENDING:
                 raise Conflict(f"release {release.number} is {release.phase}; only one past its gates can be promoted")
-            full = msgspec.structs.replace(release, full=True, because=f"promote --full by {actor}: {reason(because)}")
+            full = msgspec.structs.replace(release, full=True, because=f"promoted by {actor}: {reason(because)}")
             if release.phase is Phase.PAUSED:
                 move = resume(release, self._policy(tx, release), now=self._world.clock.now(), because=full.because)
                 after = msgspec.structs.replace(move.release, full=True)

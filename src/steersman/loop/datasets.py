@@ -16,7 +16,7 @@ def dataset_source(world: World, model: spec.Model, name: str) -> DatasetSource:
     with world.store.read() as tx:
         stored = tx.document("Dataset", model.metadata.workspace, name)
     if stored is None:
-        raise NotFound(f"no dataset {name!r}", next_step="Apply its document first: steersman apply -f dataset.yaml")
+        raise NotFound(f"no dataset {name!r}", next_step="Apply its document first: steersman apply dataset.yaml")
     dataset = parse_document(msgspec.json.decode(stored.body))
     if not isinstance(dataset, spec.Dataset):
         raise TypeError(f"{stored.kind} {name} is no Dataset")

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from steersman.domain import spec
+from steersman.domain.errors import VersionRefused
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Purpose, Training
 from steersman.domain.operation import Operation, OperationKind
 from steersman.domain.version import Version
 from steersman.loop.datasets import dataset_source, holdout_span
 from steersman.loop.evaluating import evaluate_gates
-from steersman.loop.registering import VersionRefused, register
+from steersman.loop.registering import register
 from steersman.loop.world import Documents, World, registry_of
 from steersman.ports import ReplicaSpec, TargetError, TrainingJob
 from steersman.store.transaction import Transaction

@@ -13,7 +13,7 @@ from steersman.dataplane.artifacts import manifest
 from steersman.dataplane.configuration import column_type
 from steersman.dataplane.formats import UnknownFormatError, classify
 from steersman.domain import spec
-from steersman.domain.errors import Blocked
+from steersman.domain.errors import VersionRefused
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Training
 from steersman.domain.version import Column, Version
@@ -22,12 +22,6 @@ from steersman.ports import Description
 from steersman.store.transaction import Transaction
 
 Record = Callable[[Transaction], None]
-
-
-class VersionRefused(Blocked):
-    """A version's bytes are not what may run here. Nothing of it was kept."""
-
-    code = "version_refused"
 
 
 def register(
@@ -85,9 +79,7 @@ def _judge(world: World, model: spec.Model, description: Description, tree: Path
     try:
         found = classify(tree, format_claimed=description.format, file_claimed=claimed)
     except UnknownFormatError as error:
-        raise VersionRefused(
-            str(error), next_step="Register the model in a data-only format: LightGBM, XGBoost, ONNX or skops."
-        ) from error
+        raise VersionRefused(str(error)) from error
     full_name = f"{model.metadata.workspace}/{model.metadata.name}"
     if found.code_bearing and full_name not in world.code_models:
         raise VersionRefused(

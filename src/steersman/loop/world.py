@@ -46,7 +46,7 @@ def registry_of(world: World, model: spec.Model) -> Registry:
         raise NotFound(
             f"model {model.metadata.name} names the registry {name!r}, this installation has: "
             f"{', '.join(sorted(world.registries)) or 'none'}",
-            next_step="Correct spec.versions.registry, or start with --registry NAME=ADDRESS.",
+            next_step="Correct spec.versions.registry; `steersman up --registry DIR` adds the registry `directory`.",
         )
     return world.registries[name]
 
@@ -71,7 +71,7 @@ class Documents:
         if stored is None:
             raise NotFound(
                 f"no model {name!r} in workspace {workspace!r}",
-                next_step="Apply its document first: steersman apply -f model.yaml",
+                next_step="Apply its document first: steersman apply model.yaml",
             )
         return self._decoded(stored)
 

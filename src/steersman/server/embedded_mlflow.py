@@ -59,7 +59,7 @@ def require_mlflow() -> None:
     """Raises `Misconfigured` when the package is not installed, or in another version than the guard knows."""
     next_step = (
         "Install it with `pip install 'steersman[mlflow]'`, name your own server in the settings, "
-        "or start with `steersman up --registry directory`."
+        "or start with `steersman up --no-mlflow --registry DIR`."
     )
     if importlib.util.find_spec("mlflow") is None:
         raise Misconfigured(
