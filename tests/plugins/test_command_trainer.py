@@ -125,7 +125,7 @@ class TestCommandTrainer(TrainerContract):
         trainer.ensure(self.job(tmp_path, "while True: pass", cpu_s=0.5))
         ended = self.wait_ended(trainer)
         assert "was ended by signal" in ended.because
-        assert 0.9 < float(str(ended.record["cpu_s"])) < 10
+        assert 0.5 < float(str(ended.record["cpu_s"])) < 10
 
     def test_the_run_cannot_read_keys_or_change_the_state(self, trainer: Trainer, state: Path, tmp_path: Path) -> None:
         (state / "keys").mkdir()

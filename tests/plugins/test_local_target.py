@@ -114,6 +114,18 @@ class TestLocalTarget(TargetContract):
         assert running.cpu_s > 0
         assert running.memory_mb_peak > 5
 
+    def test_what_a_replica_used_is_kept_when_it_has_ended(
+        self, target: Target, replica: ReplicaSpec, state: Path
+    ) -> None:
+        target.ensure(replica, 1)
+        [running] = self.wait_ready(target, 1)
+        target.stop(replica.workspace, replica.environment, replica.model, replica.digest)
+        [line] = (state / "logs" / "replicas" / "usage.jsonl").read_text().splitlines()
+        kept = msgspec.json.decode(line)
+        assert (kept["replica"], kept["pid"], kept["ended"]) == (running.id, running.pid, "stopped")
+        assert kept["cpu_s"] >= running.cpu_s > 0
+        assert kept["memory_mb_peak"] > 5
+
     def test_a_control_server_that_died_before_noting_the_pid_finds_the_worker(
         self, target: Target, replica: ReplicaSpec, state: Path
     ) -> None:

@@ -43,6 +43,9 @@ FILE_BYTES_MAX = 64 * 1024 * 1024
 LOG_KEPT_BYTES = 4 * 1024 * 1024
 """A longer log of earlier attempts is started afresh."""
 
+USAGE_BYTES_MAX = 1024 * 1024
+"""About 4,000 replicas; an older file is kept once."""
+
 WORKER = ("-P", "-m", "steersman.dataplane.worker")
 """`-P`: the working directory, here `/`, is no place to import from, nor one a worker's sandbox should open."""
 
@@ -72,7 +75,10 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalTarget:
-    """Replicas as processes of this machine, in the state directory's `run/replicas/` and `logs/replicas/`."""
+    """Replicas as processes of this machine, in the state directory's `run/replicas/` and `logs/replicas/`.
+
+    What each used (CPU seconds, peak memory, as last seen) stays in `logs/replicas/usage.jsonl` when it has ended.
+    """
 
     capabilities: frozenset[str] = frozenset({"mirror", "setWeight", "keepWarm"})
 
@@ -85,6 +91,7 @@ class LocalTarget:
         self._changing = threading.Lock()
         self._stopping: set[str] = set()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._seen: dict[str, RunningReplica] = {}
         for folder in (self._records, self._logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -113,7 +120,8 @@ class LocalTarget:
             handle = self._living(slot) if slot is not None else None
             if slot is not None and handle is not None:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    found.append(self._replica(slot, handle))
+                    self._seen[slot.id] = self._replica(slot, handle)
+                    found.append(self._seen[slot.id])
         return found
 
     def failure(self, replica: ReplicaSpec) -> str | None:
@@ -134,6 +142,7 @@ class LocalTarget:
             ]
             self._stopping.update(slot.id for slot in slots)
         try:
+            self.observe()
             living = [handle for slot in slots if (handle := self._living(slot)) is not None]
             enders = [
                 threading.Thread(target=processes.terminate, args=(h,), kwargs={"drain_s": self._drain_s})
@@ -147,6 +156,7 @@ class LocalTarget:
             with self._changing:
                 self._reap()
                 for slot in slots:
+                    self._note_usage(slot, "stopped")
                     self._forget(slot)
                     self._stopping.discard(slot.id)
 
@@ -258,7 +268,26 @@ class LocalTarget:
         deaths = slot.deaths + 1 if soon else 0
         settled = msgspec.structs.replace(slot, pid=None, started_at=0.0, deaths=deaths, because=because)
         self._write(settled)
+        self._note_usage(slot, "died" if ready else "died before it was ready")
         return settled
+
+    def _note_usage(self, slot: _Slot, how: str) -> None:
+        seen = self._seen.pop(slot.id, None)
+        if seen is None:
+            return
+        path = self._logs / "usage.jsonl"
+        if path.exists() and path.stat().st_size > USAGE_BYTES_MAX:
+            path.replace(path.with_name("usage.1.jsonl"))
+        line = {
+            "replica": seen.id,
+            "pid": seen.pid,
+            "started_at": slot.started_at,
+            "ended": how,
+            "cpu_s": seen.cpu_s,
+            "memory_mb_peak": seen.memory_mb_peak,
+        }
+        with path.open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
 
     def _replica(self, slot: _Slot, handle: Handle) -> RunningReplica:
         card = self._announced(slot)
