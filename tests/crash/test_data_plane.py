@@ -156,7 +156,8 @@ def test_a_router_asked_to_end_finishes_what_is_under_way(plane: Plane, tmp_path
     time.sleep(0.2)
     assert plane.stop("router") == 0
     caller.finish()
-    assert all("refused" in failure.lower() for failure in caller.failures), caller.failures[:3]
+    # A connection that brought no request yet may be closed or refused; no request that was read goes unanswered.
+    assert [failure for failure in caller.failures if failure[:1].isdigit()] == []
     plane.flush()
     assert_each_once(plane, caller.answered)
 
