@@ -4,6 +4,7 @@ Each is a `Chart`: a picture, its finding in one sentence, and its data as a tab
 picture is never the only way to learn what it says.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,8 +35,13 @@ from steersman.console.views.timeline import IncidentRow, ModelTimeline, Series,
 from steersman.console.views.verdicts import Evidence
 from steersman.domain.release import Release
 
-NARROW = 0.085
+NARROW = 0.1
 """Share of the width below which a label would not fit on a telephone; there it is left out."""
+
+PARTS = {"analysis": "in the shadow", "bake": "in the bake", "recovery": "since the remedy was promoted"}
+
+TICKS_MAX = 6
+"""Labels under a chart that may share the page's width with another one."""
 
 TOO_NARROW = 0.03
 """Share of the width below which a label fits nowhere."""
@@ -52,18 +58,13 @@ class Chart:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def _axis(scale: ValueScale, height: int, digits: int) -> Markup:
+def _axis(scale: ValueScale, height: int) -> Markup:
     """Values beside the field, not over it."""
     labels = [
-        element("text", wording.figure(value, digits), x=8, y=scale.at(value) + 4, class_="tick")
+        element("text", wording.figure(value, scale.digits()), x=8, y=scale.at(value) + 4, class_="tick")
         for value in scale.ticks()
     ]
     return element("svg", *labels, class_="axis", width=52, height=height, aria_hidden="true")
-
-
-def _digits(scale: ValueScale) -> int:
-    step = scale.high - scale.low
-    return 3 if step < 0.05 else 2
 
 
 def _months(scale: TimeScale, y: float, *, top: float) -> list[Markup]:
@@ -123,8 +124,8 @@ def _metric(view: ModelTimeline, series: Series, scale: TimeScale) -> Chart:
         name=f"{series.metric} per window",
         picture=drawn,
         finding=finding,
-        axis=_axis(values, height, _digits(values)),
-        columns=("window", "version", series.metric, "mean of 7", "n"),
+        axis=_axis(values, height),
+        columns=("window", "version", series.metric, "mean of 7", "n", "n of 7"),
         rows=tuple(
             (
                 wording.day(p.start),
@@ -132,6 +133,7 @@ def _metric(view: ModelTimeline, series: Series, scale: TimeScale) -> Chart:
                 wording.figure(p.value, 4),
                 wording.figure(p.mean, 4),
                 wording.count(p.n),
+                wording.count(p.n_mean),
             )
             for p in series.points
         ),
@@ -181,6 +183,7 @@ def _lanes(view: ModelTimeline, scale: TimeScale) -> Chart:
         name="Versions, releases and incidents",
         picture=drawn,
         finding=finding,
+        axis=element("svg", class_="axis", width=52, height=height, aria_hidden="true"),
         columns=("what", "which", "from", "until", "outcome"),
         rows=(
             *(("live", f"v{s.version}", wording.moment(s.since), wording.moment(s.until), "") for s in view.spans),
@@ -248,7 +251,7 @@ def _incident(row: IncidentRow, scale: TimeScale, end: datetime, y: float) -> Ma
     return _linked(
         f"/incidents/{incident.id}",
         words,
-        box(began, detected, y - 6, 12, "incident unseen"),
+        box(began, detected, y - 6, 12, "incident unnoticed"),
         box(detected, until, y - 6, 12, f"incident {tone}", tip(words), rx=2),
         *([] if incident.resolved_at is None else [mark(until, y, "good", tip(words))]),
     )
@@ -301,7 +304,7 @@ def interval(evidence: Evidence) -> Chart:
     """The confidence sequence after each block, against the margin: decided where the band leaves the line."""
     height, looks = 230, evidence.looks
     settled = [look for look in looks[3:] if look.upper is not None and look.lower is not None] or looks[-1:]
-    spread = [look.harm for look in looks] + [0.0, evidence.margin * 1.4, -evidence.margin * 0.6]
+    spread = [look.harm for look in looks] + [0.0, evidence.margin * 1.4 or 0.01, -evidence.margin * 0.6]
     spread += [bound for look in settled for bound in (look.lower, look.upper) if bound is not None]
     values = value_scale(spread, top=8, height=height - 36)
     half = evidence.block / 2
@@ -343,7 +346,7 @@ def interval(evidence: Evidence) -> Chart:
         *(rule(values.at(tick), "grid") for tick in values.ticks()),
         rule(values.at(0.0), "zero"),
         rule(margin, "margin"),
-        text(f"margin {evidence.margin:g}: not tolerated above", 0, margin - 6, "on-margin", dx=6),
+        text(_limit(evidence), 0, margin - 6, "on-margin", dx=6),
         paths,
         *dots,
         *ticks,
@@ -352,10 +355,10 @@ def interval(evidence: Evidence) -> Chart:
         description=words,
     )
     return Chart(
-        name=f"{evidence.metric} in the {'shadow' if evidence.part == 'analysis' else 'bake'}",
+        name=f"{evidence.metric} {PARTS[evidence.part]}",
         picture=drawn,
         finding=words,
-        axis=_axis(values, height, _digits(values)),
+        axis=_axis(values, height),
         columns=("block", "previous", "candidate", "harm", "n", "mean so far", "interval so far"),
         rows=tuple(
             (
@@ -379,8 +382,14 @@ def interval(evidence: Evidence) -> Chart:
     )
 
 
+def _limit(evidence: Evidence) -> str:
+    if evidence.part == "recovery":
+        return "worse than the replaced version above"
+    return f"margin {evidence.margin:g}: not tolerated above"
+
+
 def _block_ticks(evidence: Evidence, scale: TimeScale) -> list[tuple[float, str]]:
-    step = max(len(evidence.looks) // 8, 1)
+    step = max(math.ceil(len(evidence.looks) / TICKS_MAX), 1)
     half = evidence.block / 2
     label = wording.short_day if evidence.block >= timedelta(days=1) else (lambda at: f"{at:%H:%M}")
     return [(scale.at(look.at + half), label(look.at)) for look in evidence.looks[::step]]
@@ -396,10 +405,11 @@ def _finding(evidence: Evidence) -> str:
         place = "lies below"
     elif last.lower > evidence.margin:
         place = "lies above"
+    limit = "zero, where both are alike" if evidence.part == "recovery" else f"the margin of {evidence.margin:g}"
     return (
         f"After {wording.counted(len(evidence.looks), 'block')} and {wording.count(evidence.rows)} labelled pairs, harm is "
         f"{wording.signed(last.estimate)} [{wording.signed(last.lower)}, {wording.signed(last.upper)}]: the interval {place} "
-        f"the margin of {evidence.margin:g}. Below zero the candidate is better."
+        f"{limit}. Below zero the newer version is better."
     )
 
 
@@ -421,12 +431,18 @@ def clock(
         else f"open for {wording.span(now - detected)}."
     )
     drawn = picture(
-        box(0.0, seen, 14, 12, "incident unseen"),
-        box(seen, 1.0, 14, 12, "incident " + ("over" if resolved else "open"), rx=2),
-        element("circle", cx="0%", cy=20, r=5, class_="stop"),
-        element("circle", cx=pct(seen), cy=20, r=5, class_="stop"),
-        mark(1.0, 20, "good") if resolved else element("circle", cx="100%", cy=20, r=5, class_="stop open"),
-        height=40,
+        box(0.0, seen, 30, 12, "incident unnoticed"),
+        box(seen, 1.0, 30, 12, "incident " + ("over" if resolved else "open"), rx=2),
+        element("circle", cx="0%", cy=36, r=5, class_="stop"),
+        element("circle", cx=pct(seen), cy=36, r=5, class_="stop"),
+        mark(1.0, 36, "good") if resolved else element("circle", cx="100%", cy=36, r=5, class_="stop"),
+        text("began", 0.0, 16, "lane", dx=-4),
+        text(wording.short_day(began), 0.0, 66, "tick", dx=-4),
+        text("detected", seen, 16, "lane", anchor="middle" if seen > 0.15 else "start"),
+        text(wording.short_day(detected), seen, 66, "tick", anchor="middle" if seen > 0.15 else "start"),
+        text(names[-1][0], 1.0, 16, "lane", anchor="end", dx=8),
+        text(wording.short_day(end), 1.0, 66, "tick", anchor="end", dx=8),
+        height=74,
         name="Clock of the incident",
         description=finding,
         class_="field clock",
@@ -493,7 +509,7 @@ def months(report: ReplayReport) -> Chart | None:
         name="AUC by month",
         picture=drawn,
         finding=finding,
-        axis=_axis(values, height, 2),
+        axis=_axis(values, height),
         columns=("month", "flights", "AUC, loop", "AUC, left alone", "gain", "log loss, loop", "log loss, left alone"),
         rows=tuple(
             (

@@ -117,9 +117,11 @@ MARKS = {
     "bad": "M-3.6 -3.6 L3.6 3.6 M3.6 -3.6 L-3.6 3.6",
     "warn": "M3.6 -3.2 V0.6 H-3.4 M-0.8 -2.2 L-3.6 0.6 L-0.8 3.4",
     "busy": "M-2.4 -3.8 L2.8 0 L-2.4 3.8",
+    "wait": "M-1.9 -3.2 V3.2 M1.9 -3.2 V3.2",
+    "unsure": "M-4 1.2 C-2.6 -2.6 -0.9 -1.4 0 0 S2.6 2.6 4 -1.2",
     "quiet": "M-3.6 0 H3.6",
 }
-"""A sign for every tone (tick, cross, turning back, forwards, dash), so that no state is told by colour alone."""
+"""A sign for every tone (tick, cross, turning back, forwards, pause, wave, dash), so that no state is told by colour alone."""
 
 
 def mark(x: float, y: float, tone: str, *children: Markup) -> Markup:
@@ -188,11 +190,19 @@ class ValueScale:
         share = (value - self.low) / (self.high - self.low)
         return self.top + self.height * (1.0 - min(max(share, 0.0), 1.0))
 
-    def ticks(self) -> list[float]:
-        """Three to six round values."""
-        raw = (self.high - self.low) / 4
+    def step(self) -> float:
+        """Distance of the ticks: a round value that fits three to seven of them."""
+        raw = (self.high - self.low) / 6
         magnitude = 10.0 ** math.floor(math.log10(raw))
-        step = next(m * magnitude for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= raw)
+        return next(m * magnitude for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= raw * (1 - 1e-9))
+
+    def digits(self) -> int:
+        """Decimals a tick needs to be written exactly."""
+        step = self.step()
+        return next(d for d in range(12) if d == 11 or abs(round(step, d) - step) < step * 1e-6)
+
+    def ticks(self) -> list[float]:
+        step = self.step()
         first = math.ceil(self.low / step)
         return [i * step for i in range(first, math.floor(self.high / step) + 1)]
 

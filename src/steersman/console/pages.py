@@ -80,6 +80,7 @@ FILTERS = (
     "signed",
     "count",
     "counted",
+    "amount",
     "size",
     "brief_digest",
     "sentence",
@@ -152,19 +153,17 @@ class Console:
             size = tx.ledger.size()
         release = view.release
         shown = [charts.interval(evidence) for evidence in view.evidence]
-        reference = _reference(release.workspace, release.model)
-        place = "" if release.environment == "production" else f" --environment {release.environment}"
-        line = f"steersman status {reference}{place} --release {release.number}"
-        return render("release.html", visit, line, size=size, view=view, charts=shown)
+        return render("release.html", visit, f"steersman releases {release.id}", size=size, view=view, charts=shown)
 
     def incident(self, visit: Visit) -> str:
         with self._store.read() as tx:
-            view = views.incident_page(tx, visit.access, visit.path["incident"])
+            view = views.incident_page(tx, visit.access, self._documents, visit.path["incident"])
             size = tx.ledger.size()
         found = view.incident
         clock = charts.clock(found.began_at, found.detected_at, found.remedied_at, found.resolved_at, visit.now)
-        line = f"steersman incidents {_reference(found.workspace, found.model)}"
-        return render("incident.html", visit, line, size=size, view=view, clock=clock)
+        recovery = charts.interval(view.evidence) if view.evidence else None
+        line = f"steersman incidents {found.id}"
+        return render("incident.html", visit, line, size=size, view=view, clock=clock, recovery=recovery)
 
     def ledger(self, visit: Visit) -> str:
         wanted = visit.query.get("page", "1")

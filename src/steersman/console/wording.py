@@ -28,13 +28,13 @@ TONES: dict[str, str] = {
     Completion.SUPERSEDED: "quiet",
     Phase.PENDING: "busy",
     Phase.PROGRESSING: "busy",
-    Phase.PAUSED: "warn",
+    Phase.PAUSED: "wait",
     Phase.DEGRADED: "bad",
     Phase.VERIFYING: "busy",
     Phase.HEALTHY: "good",
     Outcome.SUCCESSFUL: "good",
     Outcome.FAILED: "bad",
-    Outcome.INCONCLUSIVE: "warn",
+    Outcome.INCONCLUSIVE: "unsure",
     Outcome.ERROR: "bad",
     IncidentState.OPEN: "bad",
     IncidentState.REMEDYING: "busy",
@@ -111,8 +111,9 @@ def counted(value: int, one: str, many: str = "") -> str:
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
 
 
-def percent(share: float | None, digits: int = 0) -> str:
-    return NOTHING if share is None else f"{share * 100:.{digits}f} %"
+def amount(value: int, unit: str) -> str:
+    """A count with its unit, which is kept in the plural: `14 days`, `1 day`."""
+    return f"{count(value)} {unit.removesuffix('s') if value == 1 and unit != 'entities' else unit}"
 
 
 def size(count_bytes: int) -> str:
@@ -127,5 +128,6 @@ def brief_digest(digest: str | None) -> str:
 
 
 def sentence(text: str) -> str:
-    """A reason as the beginning of a paragraph."""
-    return text[:1].upper() + text[1:] if text else text
+    """A reason as the beginning of a paragraph; a name at its beginning (`roc_auc: …`, `models:/…`) stays as it is."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.rstrip(".,;").isalpha() else text

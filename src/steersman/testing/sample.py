@@ -119,8 +119,6 @@ def build_sample(store: Store, *, seed: int = 7) -> Sample:
         tx.put_setting(MODE, "replay")
         tx.put_setting(POSITION, ENDS.isoformat())
         _Year(tx, World(seed)).run()
-        _declare(tx, sample_documents.baggage_load(), at=_day(11, 20), actor=GRACE)
-        sample_incidents.other_model(tx, _declare(tx, sample_documents.missed_connection(), at=_day(9, 2), actor=ADA))
         tx.put_setting("report", sample_report.report(World(seed), tx))
         size, root = tx.ledger.size(), tx.ledger.root()
         tx.ledger.put_checkpoint(size, sign_checkpoint(ORIGIN, size, root, key))
@@ -184,6 +182,7 @@ class _Year:
     versions: dict[int, SampleVersion] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
+    other: StoredDocument | None = None
     model: spec.Model = field(default_factory=sample_documents.flight_delay)
 
     @property
@@ -203,12 +202,22 @@ class _Year:
             for release in self._releases():
                 self._advance(release, day)
             for name, incident in self.incidents.items():
-                self.incidents[name] = sample_incidents.follow(
-                    self.tx, incident, self._releases(), day, self.world, self.versions
-                )
+                self.incidents[name] = sample_incidents.follow(self.tx, incident, self._releases(), day)
+            self._others(day)
             for said in (said for said in ASIDE if said[0] == day):
                 _event(self.tx, said[1], day, said[2], said[3], said[4], said[5])
             day += DAY
+
+    def _others(self, day: datetime) -> None:
+        """What happens to the two other models on this day."""
+        if day == _day(9, 2):
+            self.other = _declare(self.tx, sample_documents.missed_connection(), at=day, actor=ADA)
+        if day == _day(9, 3) and self.other:
+            sample_incidents.first_release(self.tx, self.other, opened=day)
+        if day == _day(11, 20):
+            _declare(self.tx, sample_documents.baggage_load(), at=day, actor=GRACE)
+        if day == _day(12, 9) and self.other:
+            sample_incidents.waiting_release(self.tx, self.other, opened=day)
 
     def _releases(self) -> list[Release]:
         return self.tx.releases("ops", "flight-delay", "production")

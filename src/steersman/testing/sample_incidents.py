@@ -1,25 +1,28 @@
 """The sample's incidents, from finding to verified recovery, and its second model, which waits for a person."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from steersman.decide import rolling_out
-from steersman.decide.judging import judge_paired
+from steersman.decide.triaging import judge_recovery
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import Finding, Incident, IncidentKind, IncidentState, Purpose, Remedy, Training
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.version import Column, Format, Version
-from steersman.store.transaction import Approval, StoredDocument, StoredVerdict, Transaction, Window
+from steersman.loop.reconciler import release_event
+from steersman.loop.watching import recovery_blocks
+from steersman.store.transaction import Approval, StoredDocument, Transaction, Window
+from steersman.testing import sample_documents
 from steersman.testing.sample_numbers import DAY, SampleVersion, World
 
 _CYCLE = (IncidentKind.PERFORMANCE, IncidentKind.DRIFT, IncidentKind.CHALLENGER)
 _MONITORS = {IncidentKind.CHALLENGER: "freshness", IncidentKind.DRIFT: "inputs", IncidentKind.PERFORMANCE: "quality"}
 
-RECOVERED_AFTER = timedelta(days=15)
+RECOVERED_AFTER = timedelta(days=18)
 """Fourteen matured days of pairs after the promotion, and the label horizon."""
 
 
@@ -104,11 +107,12 @@ def detect(tx: Transaction, live: Release, number: int, day: datetime, world: Wo
             since=day,
         )
     )
+    name = f"flight-delay/{kind}"
     subject: dict[str, object] = {"incident": incident.id, "version": live.version}
     _say(tx, Action.FINDING_OPENED, day, "monitor", _MONITORS[kind], said, subject)
-    _say(tx, Action.INCIDENT_OPENED, day, "incident", incident.id, said, subject)
+    _say(tx, Action.INCIDENT_OPENED, day, "incident", name, said, subject)
     triage = f"retrain: no bad data found, version {live.version} has been live for {age:.0f} days, cooldown of 14 days is over"
-    _say(tx, Action.INCIDENT_TRIAGED, day, "incident", incident.id, triage, {**subject, "remedy": "retrain"})
+    _say(tx, Action.INCIDENT_TRIAGED, day, "incident", name, triage, {**subject, "remedy": "retrain"})
     started = f"rows whose label was known by {until:%Y-%m-%d}, seed {number}"
     _say(tx, Action.TRAINING_STARTED, training.started_at, "training", "flight-delay/retrain", started, subject)
     ended = f"registered version {number} from {training.rows} rows"
@@ -129,8 +133,6 @@ def follow(
     incident: Incident,
     releases: Sequence[Release],
     day: datetime,
-    world: World,
-    versions: Mapping[int, SampleVersion],
 ) -> Incident:
     """Take the incident where its release has brought it: recovering once promoted, closed once recovery is verified."""
     release = next((r for r in releases if r.id == incident.release), None)
@@ -142,45 +144,55 @@ def follow(
         return incident
     if day < release.promoted_at + RECOVERED_AFTER:
         return incident
-    days = [release.promoted_at.replace(hour=0) + DAY * i for i in range(14)]
-    old, new = versions[release.previous.version], versions[release.version]
-    verdict = judge_paired([world.auc(old, d) - world.auc(new, d) for d in days], margin=0.0, metric="roc_auc")
-    body = rolling_out.verdict_data("roc_auc", verdict)
-    tx.add_verdict(StoredVerdict(subject=incident.id, kind="recovery", step=0, at=day, body=body))
-    data: dict[str, object] = {"incident": incident.id, "verdicts": [body]}
-    _say(tx, Action.INCIDENT_RECOVERED, day, "incident", incident.id, verdict.because, data)
-    _say(tx, Action.INCIDENT_CLOSED, day, "incident", incident.id, "recovery verified", {"incident": incident.id})
-    return tx.save_incident(incident, msgspec.structs.replace(incident, state=IncidentState.CLOSED, resolved_at=day))
+    verdict = judge_recovery(recovery_blocks(tx, sample_documents.flight_delay(), release)).verdict
+    name = f"flight-delay/{incident.kind}"
+    data: dict[str, object] = {"incident": incident.id, "version": release.version}
+    _say(tx, Action.INCIDENT_RECOVERED, day, "incident", name, verdict.because, data)
+    _say(tx, Action.INCIDENT_CLOSED, day, "incident", name, verdict.because, data)
+    return tx.save_incident(
+        incident,
+        msgspec.structs.replace(incident, state=IncidentState.CLOSED, resolved_at=day, because=verdict.because),
+    )
 
 
-def other_model(tx: Transaction, stored: StoredDocument) -> None:
-    """`missed-connection`: one version in production since September, the next one waiting for an approval."""
-    opened = datetime(2013, 9, 3, 6, tzinfo=UTC)
-    waiting = datetime(2013, 12, 9, 6, tzinfo=UTC)
-    for number, at in ((1, opened), (2, waiting)):
-        tx.put_version(
-            Version(
-                workspace="ops",
-                model="missed-connection",
-                number=number,
-                digest="sha256:" + f"{number}a7e" * 16,
-                format=Format.ONNX,
-                file="model.onnx",
-                signature=(Column(name="layover_min", type="FP64"),),
-                registered_at=at,
-                registered_by="grace@example.com",
-                source=f"mlflow: models:/missed-connection/{number}",
-                size_bytes=96_400,
-            )
+def _digest(number: int) -> str:
+    return "sha256:" + f"{number}a7e" * 16
+
+
+def _register(tx: Transaction, number: int, at: datetime) -> None:
+    tx.put_version(
+        Version(
+            workspace="ops",
+            model="missed-connection",
+            number=number,
+            digest=_digest(number),
+            format=Format.ONNX,
+            file="model.onnx",
+            signature=(Column(name="layover_min", type="FP64"),),
+            registered_at=at,
+            registered_by="grace@example.com",
+            source=f"mlflow: models:/missed-connection/{number}",
+            size_bytes=96_400,
         )
-    first = Release(
+    )
+
+
+def _say_release(tx: Transaction, release: Release, action: Action, because: str, *, at: datetime, actor: str) -> None:
+    data: dict[str, object] = {"release": release.number, "version": release.version}
+    tx.append(release_event(release, action, at=at, actor=actor, because=because, data=data))
+
+
+def first_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) -> None:
+    """`missed-connection` enters production with an approval, and answers for three months."""
+    _register(tx, 1, opened)
+    release = Release(
         id=new_id("rel"),
         workspace="ops",
         model="missed-connection",
         environment="production",
         number=1,
         version=1,
-        digest="sha256:" + "1a7e" * 16,
+        digest=_digest(1),
         previous=None,
         document=stored.digest,
         phase=Phase.HEALTHY,
@@ -196,85 +208,77 @@ def other_model(tx: Transaction, stored: StoredDocument) -> None:
         completion=Completion.PROMOTED,
         because="bake and label horizon passed",
     )
-    staging = msgspec.structs.replace(
-        first,
-        id=new_id("rel"),
-        environment="staging",
-        version=2,
-        digest="sha256:" + "2a7e" * 16,
-        opened_at=waiting,
-        promoted_at=waiting,
-        closed_at=waiting,
-        because="promoted; the document asks for no bake",
+    tx.add_release(release)
+    agreed, approver = "holdout and subgroup tables read, no objection", "alan@example.com"
+    tx.add_approval(
+        Approval(release=release.id, step=rolling_out.GATES_STEP, actor=approver, at=opened, because=agreed)
     )
-    second = msgspec.structs.replace(
-        first,
+    _say_release(tx, release, Action.RELEASE_OPENED, "first version", at=opened, actor=release.opened_by)
+    _say_release(tx, release, Action.RELEASE_APPROVED, agreed, at=opened, actor=approver)
+    _say_release(tx, release, Action.RELEASE_PROMOTED, "version 1 is the stable version", at=opened, actor="system")
+    world = World(11)
+    for week in range(13):
+        start = opened.replace(hour=0) + timedelta(days=7 * week)
+        loss = world.log_loss(SampleVersion(number=1, trained_until=opened), start) - 0.22
+        window = Window(
+            workspace="ops",
+            environment="production",
+            model="missed-connection",
+            digest=release.digest,
+            version=1,
+            start=start,
+            end=start + timedelta(days=7),
+            rows=2_140 + 11 * week,
+            labelled=2_101 + 11 * week,
+            metrics={"log_loss": loss},
+        )
+        tx.put_window(window, b"")
+
+
+def waiting_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) -> None:
+    """Its second version runs in staging, and waits for an approval before production."""
+    _register(tx, 2, opened)
+    live = tx.releases("ops", "missed-connection", "production")[0]
+    waiting = msgspec.structs.replace(
+        live,
         id=new_id("rel"),
         number=2,
         version=2,
-        digest="sha256:" + "2a7e" * 16,
-        previous=first.arm,
+        digest=_digest(2),
+        previous=live.arm,
+        document=stored.digest,
         phase=Phase.PAUSED,
         resumes=Phase.PENDING,
         step=0,
-        step_started_at=waiting,
+        step_started_at=opened,
         exposed=False,
         weight_pct=0.0,
-        opened_at=waiting,
+        opened_at=opened,
         promoted_at=None,
         closed_at=None,
         completion=None,
         because="waits for 1 more approval(s) by role approver",
+        row=0,
     )
-    for release in (first, staging, second):
+    staging = msgspec.structs.replace(
+        waiting,
+        id=new_id("rel"),
+        environment="staging",
+        number=1,
+        previous=None,
+        phase=Phase.HEALTHY,
+        resumes=None,
+        exposed=True,
+        weight_pct=100.0,
+        promoted_at=opened,
+        closed_at=opened,
+        completion=Completion.PROMOTED,
+        because="promoted; the document asks for no bake",
+    )
+    for release in (staging, waiting):
         tx.add_release(release)
-    agreed = "holdout and subgroup tables read, no objection"
-    tx.add_approval(Approval(release=first.id, step=-1, actor="alan@example.com", at=opened, because=agreed))
-    subject: dict[str, object] = {"release": 1, "version": 1}
-    _say(tx, Action.RELEASE_OPENED, opened, "release", "missed-connection/production/1", "first version", subject)
-    _say(tx, Action.RELEASE_APPROVED, opened, "release", "missed-connection/production/1", agreed, subject)
-    _say(
-        tx,
-        Action.RELEASE_COMPLETED,
-        opened + timedelta(days=8),
-        "release",
-        "missed-connection/production/1",
-        first.because,
-        subject,
-    )
-    _say(
-        tx,
-        Action.RELEASE_OPENED,
-        waiting,
-        "release",
-        "missed-connection/production/2",
-        "trained with the winter schedule",
-        {"release": 2},
-    )
-    _say(
-        tx,
-        Action.RELEASE_PAUSED,
-        waiting,
-        "release",
-        "missed-connection/production/2",
-        second.because,
-        {"release": 2, "version": 2},
-    )
-    world = World(11)
-    for week in range(13):
-        start = opened.replace(hour=0) + timedelta(days=7 * week)
-        tx.put_window(
-            Window(
-                workspace="ops",
-                environment="production",
-                model="missed-connection",
-                digest=first.digest,
-                version=1,
-                start=start,
-                end=start + timedelta(days=7),
-                rows=2_140 + 11 * week,
-                labelled=2_101 + 11 * week,
-                metrics={"log_loss": world.log_loss(SampleVersion(number=1, trained_until=opened), start) - 0.22},
-            ),
-            b"",
+        _say_release(
+            tx, release, Action.RELEASE_OPENED, "trained with the winter schedule", at=opened, actor="grace@example.com"
         )
+    _say_release(tx, staging, Action.RELEASE_PROMOTED, staging.because, at=opened, actor="system")
+    _say_release(tx, waiting, Action.RELEASE_PAUSED, waiting.because, at=opened, actor="system")

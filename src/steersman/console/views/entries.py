@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 from steersman.domain.access import EVERY_WORKSPACE, Access, Permission
 from steersman.domain.events import ACTIONS, Action
@@ -60,6 +61,21 @@ class EntryView:
     data: str
     id: str
     leaf: str
+    incident: str
+
+    @property
+    def href(self) -> str:
+        """The page about the object, where there is one: an incident's own, else its model's."""
+        if self.kind == "incident":
+            return f"/incidents/{quote(self.incident or self.name)}"
+        if self.kind in ("release", "version", "model", "training"):
+            return f"/models/{quote(self.workspace)}/{quote(self.name.partition('/')[0])}"
+        return ""
+
+    @property
+    def shown(self) -> str:
+        """The object's name; an identifier is cut, its page has the whole."""
+        return f"{self.name[:12]}…" if self.name.startswith("inc-") else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +117,7 @@ def entry_view(row: LedgerRow) -> EntryView:
         data=_data(entry),
         id=entry.id,
         leaf=leaf_hash(row.body).hex(),
+        incident=str(entry.data.get("incident") or ""),
     )
 
 

@@ -1,6 +1,5 @@
 """Every model one may see, at a glance, and how the whole is doing by six measures."""
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,13 +8,13 @@ from steersman.console import wording
 from steersman.console.views.entries import EntryView, entry_view, visible
 from steersman.console.views.report import ReplayReport, replay_report
 from steersman.console.views.timeline import Series, Span, environments_of, is_open, series, spans
-from steersman.decide import routing
+from steersman.decide import kpis, routing
 from steersman.decide.rolling_out import step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.events import Action
-from steersman.domain.incident import Incident, Purpose, Training
-from steersman.domain.release import Opened, Phase, Release
+from steersman.domain.incident import Incident
+from steersman.domain.release import Phase, Release
 from steersman.loop.world import Documents
 from steersman.store.transaction import Transaction
 
@@ -93,7 +92,7 @@ def fleet(tx: Transaction, access: Access, documents: Documents, *, now: datetim
     recent = [entry_view(row) for row in tx.ledger.rows(max(size - 3 * RECENT_ENTRIES, 0))]
     return Fleet(
         workspaces=grouped,
-        measures=measures(tx, models),
+        measures=measures(tx, models, now=now),
         recent=visible(reversed(recent), access)[:RECENT_ENTRIES],
         report=replay_report(tx),
     )
@@ -148,76 +147,62 @@ def _environment(tx: Transaction, name: str, releases: Sequence[Release], docume
     )
 
 
-def measures(tx: Transaction, models: Sequence[spec.Model]) -> tuple[Measure, ...]:
-    """The six measures of the product over the models given; event time, all of history."""
+def measures(tx: Transaction, models: Sequence[spec.Model], *, now: datetime) -> tuple[Measure, ...]:
+    """The figures a team is measured by, over the models given and all of their history, in event time."""
     places = [(m.metadata.workspace, m.metadata.name) for m in models]
     releases = [r for place in places for r in tx.releases(*place)]
-    incidents = [i for place in places for i in tx.incidents(*place)]
-    trainings = [t for place in places for t in tx.trainings(*place) if t.purpose is Purpose.RETRAIN]
+    found = kpis.measure(
+        releases=releases,
+        manual_changes=tx.ledger.count(Action.MANUAL_CHANGE_OBSERVED),
+        incidents=[i for place in places for i in tx.incidents(*place)],
+        trainings=[t for place in places for t in tx.trainings(*place)],
+        since=min((r.opened_at for r in releases), default=now),
+        until=now,
+    )
+    automated, retrained = found.automated, found.retrainings
+    by_hand = automated.whole - automated.part
+    often = retrained.per_month
     return (
-        _automated(releases, tx.ledger.count(Action.MANUAL_CHANGE_OBSERVED)),
-        _duration("Time to detect", [i.detected_at - i.began_at for i in incidents], "incidents"),
-        _duration("Time to resolve", [i.resolved_at - i.detected_at for i in incidents if i.resolved_at], "resolved"),
-        _frequency(trainings),
-        _success(trainings, releases),
+        _share("Automated deployments", automated, f"{automated.part} by release, {by_hand} by hand"),
+        _duration("Time to detect", found.detect, "incidents"),
+        _duration("Time to resolve", found.resolve, "resolved"),
+        Measure(
+            name="Retrained",
+            value=wording.NOTHING if often is None else f"{often:.1f}",
+            unit="" if often is None else "a month",
+            rests_on=f"n = {retrained.started} in {wording.span(retrained.span)}",
+        ),
+        _share(
+            "Retrainings promoted",
+            retrained.promoted,
+            f"{retrained.promoted.part} of {retrained.promoted.whole} finished",
+        ),
         _stopped(releases),
     )
 
 
-def _automated(releases: Sequence[Release], manual: int) -> Measure:
-    promoted = sum(1 for r in releases if r.promoted_at is not None)
-    total = promoted + manual
-    return Measure(
-        name="Automated deployments",
-        value=wording.NOTHING if not total else f"{100 * promoted / total:.0f}",
-        unit="%",
-        rests_on=f"{promoted} by release, {manual} by hand",
-    )
+def _share(name: str, share: kpis.Share, rests_on: str) -> Measure:
+    value = share.value
+    shown = wording.NOTHING if value is None else f"{100 * value:.0f}"
+    return Measure(name=name, value=shown, unit="" if value is None else "%", rests_on=rests_on)
 
 
-def _duration(name: str, spans_found: Sequence[timedelta], what: str) -> Measure:
-    if not spans_found:
-        return Measure(name=name, value=wording.NOTHING, unit="", rests_on=f"n = 0 {what}")
-    median = statistics.median(span.total_seconds() for span in spans_found)
-    days = median / 86_400
-    value, unit = (f"{days:.1f}".removesuffix(".0"), "days") if days >= 1 else (f"{median / 3_600:.1f}", "hours")
-    return Measure(name=name, value=value, unit=unit, rests_on=f"median, n = {len(spans_found)} {what}")
-
-
-def _frequency(trainings: Sequence[Training]) -> Measure:
-    if len(trainings) < 2:
-        return Measure(
-            name="Retrained every", value=wording.NOTHING, unit="", rests_on=f"n = {len(trainings)} retrainings"
-        )
-    days = (trainings[-1].started_at - trainings[0].started_at) / timedelta(days=1) / (len(trainings) - 1)
-    return Measure(
-        name="Retrained every", value=f"{days:.0f}", unit="days", rests_on=f"n = {len(trainings)} retrainings"
-    )
-
-
-def _success(trainings: Sequence[Training], releases: Sequence[Release]) -> Measure:
-    """Ended retrainings whose version was promoted and stayed, leaving out those whose release is still under way."""
-    by_version = {(r.workspace, r.model, r.version): r for r in releases if r.opened is not Opened.ROLLBACK}
-    ended = [t for t in trainings if t.finished_at is not None]
-    found = [(t, by_version.get((t.workspace, t.model, t.version or 0))) for t in ended]
-    decided = [release for _, release in found if release is None or not release.active]
-    good = sum(1 for r in decided if r is not None and r.promoted_at is not None and r.degraded_at is None)
-    value = f"{100 * good / len(decided):.0f}" if decided else wording.NOTHING
-    return Measure(
-        name="Retrainings promoted",
-        value=value,
-        unit="%" if decided else "",
-        rests_on=f"{good} of {len(decided)} decided",
-    )
+def _duration(name: str, found: kpis.Durations, what: str) -> Measure:
+    rests_on = f"median, n = {found.n} {what}" + (f", {found.open} open" if found.open else "")
+    if found.median is None:
+        return Measure(name=name, value=wording.NOTHING, unit="", rests_on=rests_on)
+    days = found.median / timedelta(days=1)
+    value, unit = (f"{days:.1f}".removesuffix(".0"), "days") if days >= 1 else (f"{days * 24:.1f}", "hours")
+    return Measure(name=name, value=value, unit=unit, rests_on=rests_on)
 
 
 def _stopped(releases: Sequence[Release]) -> Measure:
-    """Candidates that were turned down, by whether they had answered anyone."""
+    """Candidates that were turned down, and how many of them had not answered anyone."""
     refused = [r for r in releases if r.degraded_at is not None]
     unseen = sum(1 for r in refused if not r.exposed)
     return Measure(
         name="Bad candidates stopped",
         value=str(len(refused)),
-        unit="of " + str(len(releases)),
+        unit=f"of {len(releases)}",
         rests_on=f"{unseen} before answering anyone",
     )

@@ -23,7 +23,8 @@ PREFERRED = "production"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One matured window of the version that was live in it; `mean` runs over the last windows, weighted by n."""
+    """One matured window of the version that was live in it; `mean` runs over the last windows, weighted by n, and
+    rests on `n_mean` labels."""
 
     start: datetime
     end: datetime
@@ -31,6 +32,7 @@ class Point:
     value: float
     mean: float
     n: int
+    n_mean: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +206,7 @@ def series(document: spec.Model, releases: Sequence[Release], windows: Sequence[
                 value=window.metrics[metric],
                 mean=sum(value * n for value, n in recent) / sum(n for _, n in recent),
                 n=window.labelled,
+                n_mean=sum(n for _, n in recent),
             )
         )
     better = METRICS.get(metric, Direction.HIGHER) is Direction.HIGHER

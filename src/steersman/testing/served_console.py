@@ -1,20 +1,25 @@
-"""The console on a free port of this machine, from a store, without the rest of the control server.
+"""The console on a free port of this machine, from any store, without the rest of the control server.
 
-Pages need no Starlette; this is the smallest thing that mounts them, with one visitor who may do everything but what an
-admin may not. Forms are kept in `Served.posted` and answered as the real server does, with a redirect to the page.
+For browser tests, for screenshots, and for looking at a change of a page: ``python -m steersman.testing.served_console``
+serves the sample. There is one visitor and no login, so it listens on the loopback address only. Forms change nothing:
+they are kept in `Served.posted` and answered as the real server does, with a redirect to the page.
 """
 
 import asyncio
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -26,6 +31,7 @@ from steersman.domain.errors import NotFound, SteersmanError
 from steersman.ledger.checkpoint import VerifierKey
 from steersman.loop.world import Documents
 from steersman.store.database import Store
+from steersman.testing.sample import build_sample
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
@@ -33,7 +39,7 @@ POLICY = (
 )
 """The policy of the real server: inline scripts and styles do not run."""
 
-FORM_TOKEN = "the-form-token-of-this-session"
+FORM_TOKEN = "the-form-token-of-this-session"  # noqa: S105 - nothing is protected here
 
 
 def visitor(*roles: Role) -> Access:
@@ -99,9 +105,6 @@ def application(served: Served, key: VerifierKey | None) -> Starlette:
         response.headers["content-security-policy"] = POLICY
         return response
 
-    from starlette.middleware import Middleware
-    from starlette.middleware.base import BaseHTTPMiddleware
-
     return Starlette(
         routes=[
             *(Route(shown.path, page(shown)) for shown in PAGES),
@@ -115,7 +118,9 @@ def application(served: Served, key: VerifierKey | None) -> Starlette:
 
 
 @contextmanager
-def served(store: Store, now: datetime, *, key: VerifierKey | None = None, access: Access | None = None) -> Iterator[Served]:
+def served(
+    store: Store, now: datetime, *, key: VerifierKey | None = None, access: Access | None = None
+) -> Iterator[Served]:
     """Serve from a thread of this process until the block ends."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -135,3 +140,19 @@ def served(store: Store, now: datetime, *, key: VerifierKey | None = None, acces
         server.should_exit = True
         thread.join(timeout=10)
         listening.close()
+
+
+def main() -> None:
+    """Serve the sample until Ctrl-C."""
+    with tempfile.TemporaryDirectory() as state:
+        sample = build_sample(Store.at(Path(state)))
+        with served(sample.store, sample.now, key=sample.key) as place:
+            print(f"{place.url}/  (Ctrl-C ends)", flush=True)
+            try:
+                threading.Event().wait()
+            except KeyboardInterrupt:
+                return
+
+
+if __name__ == "__main__":
+    main()
