@@ -2,8 +2,7 @@
 
 A policy has a dozen numbers (margins, holdout, cooldown, …), and each trades speed for certainty. This script replays
 the year with the very functions Steersman decides with, on the days' metrics instead of traffic, and prints what came
-of it next to three others: the first version left alone, the ceiling (retrained each month on everything, at once,
-without any process), and retraining by the calendar through the same gates.
+of it next to the first version left alone. (`ceiling.py` says how much there was to win.)
 
     python simulate.py                                        # the document's policy
     python simulate.py --set spec.holdout.last=14d            # another one
@@ -16,7 +15,7 @@ sketch.
 
 import argparse
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,8 +23,7 @@ from typing import Any
 
 import numpy as np
 from flights import FEATURES, prepare
-from train import Rows
-from year import MONTHS, Version, Year
+from year import FIRST, LAST, MONTHS, Version, Year
 
 from steersman.client.documents import load_yaml
 from steersman.decide import triaging
@@ -37,9 +35,6 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.stats.drift import Calibration, Detector, calibrate, compare, conformal_p, updated
 from steersman.stats.performance import BlockDifferences
 from steersman.stats.profiles import Profile, profile_numeric
-
-FIRST, LAST = 59, 365
-"""Midnight before 1 March and after 31 December, in days since New Year."""
 
 REFERENCE_DAYS = 60
 """Days of training data that say what inputs usually look like, as in the real loop."""
@@ -401,7 +396,7 @@ def _profiles(year: Year) -> dict[str, list[Profile]]:
     return {name: [profile_numeric(year.features[year.day(d), i]) for d in range(LAST)] for i, name in columns}
 
 
-def read_policy(path: Path, changes: list[str]) -> Policy:
+def read_policy(path: Path, changes: Sequence[str] = ()) -> Policy:
     """The document, with changes such as `spec.holdout.last=14d` (a number in the path is a place in a list)."""
     plain = load_yaml(path.read_text(), source=path.name)[0]
     for change in changes:
@@ -414,20 +409,6 @@ def read_policy(path: Path, changes: list[str]) -> Policy:
     document = parse_document(plain, source=path.name)
     assert isinstance(document, spec.Model)
     return document
-
-
-def ceiling(year: Year) -> Rows:
-    """Scores of instant monthly retraining: each month by a version trained on all that was known when it began."""
-    scores = year.train(FIRST).scores.copy()
-    for month in MONTHS:
-        rows = year.month == month
-        scores[rows] = year.train(year.start_of(month)).scores[rows]
-    return scores
-
-
-def summer(months: dict[str, float]) -> float:
-    """The mean of May to September: before, all versions know the season; after, winter returns."""
-    return float(np.mean([months[month] for month in MONTHS[2:7]]))
 
 
 def describe(loop: Loop) -> Iterator[str]:
@@ -445,21 +426,22 @@ def describe(loop: Loop) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Replay the year's decisions under the document's policy.")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change the document")
-    parser.add_argument("--sample", type=float, default=1.0, metavar="SHARE")
-    parser.add_argument("--permute", type=int, metavar="SEED")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
+    parser.add_argument("--sample", type=float, default=1.0, metavar="SHARE", help="keep this share of whole flights")
+    parser.add_argument("--permute", type=int, metavar="SEED", help="permute the rows in time: a year without drift")
+    parser.add_argument(
+        "--calendar", type=int, metavar="DAYS", help="retrain this often instead of when monitors say so"
+    )
     arguments = parser.parse_args()
-    year = Year.of(prepare(share=arguments.sample, permute=arguments.permute), seed=arguments.seed)
+    year = Year.of(prepare(share=arguments.sample, permute=arguments.permute))
     policy = read_policy(Path(__file__).with_name("model.yaml"), arguments.set)
-    loop = Loop(year, policy).run()
+    loop = Loop(year, policy, calendar_days=arguments.calendar).run()
     print("\n".join(describe(loop)))
-    calendar = Loop(year, policy, calendar_days=28).run()
-    alone = summer(year.by_month("roc_auc", year.train(FIRST).scores))
-    gain_max = summer(year.by_month("roc_auc", ceiling(year))) - alone
-    print(f"\nAUC May–September {alone:.4f} left alone; gain of the ceiling {gain_max:.4f}")
-    for name, result in (("loop", loop), ("every 28 days", calendar)):
-        gain = summer(year.by_month("roc_auc", result.scores)) - alone
-        print(f"{name}: gain {gain:.4f}, {gain / gain_max:.0%} of the ceiling, {len(result.trained)} trainings")
+    of_loop = year.by_month("roc_auc", loop.scores)
+    alone = year.by_month("roc_auc", year.train(FIRST).scores)
+    print("\nmonth    AUC loop  alone")
+    for month in MONTHS:
+        print(f"{month}     {of_loop[month]:.3f}  {alone[month]:.3f}")
+    print(f"{len(loop.incidents)} incidents, {len(loop.releases)} releases, {len(loop.trained)} trainings")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from train import Rows, fit, scramble
 MONTHS = tuple(f"2013-{month:02d}" for month in range(3, 13))
 """The months of the replay; January and February are history."""
 
+FIRST, LAST = 59, 365
+"""Midnight (UTC) before 1 March and after 31 December, in days since New Year."""
+
 DAYS = 366
 """Days of the year, and one: New Year's Eve's last flights leave on 1 January, UTC."""
 
