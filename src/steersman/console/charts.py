@@ -103,11 +103,11 @@ def _metric(view: ModelTimeline, series: Series, scale: TimeScale) -> Chart:
         height=height,
     )
     last = series.points[-1]
-    first = series.points[0]
+    means = [point.mean for point in series.points[6:] or series.points]
     finding = (
-        f"{series.metric} of the live version was {wording.figure(last.mean)} over the last "
-        f"{wording.counted(min(len(series.points), 7), 'window')}, {wording.figure(first.value)} in the first; "
-        f"{wording.count(series.n)} labelled predictions in {wording.counted(len(series.points), 'window')}. "
+        f"Over the last {wording.counted(min(len(series.points), 7), 'window')} {series.metric} of the live version is "
+        f"{wording.figure(last.mean)}, n = {wording.count(last.n_mean)}; its mean of 7 windows lay between "
+        f"{wording.figure(min(means))} and {wording.figure(max(means))}. "
         f"{'Higher' if series.higher_is_better else 'Lower'} is better."
     )
     drawn = picture(
@@ -156,7 +156,11 @@ def _lanes(view: ModelTimeline, scale: TimeScale) -> Chart:
     parts += [_release(release, scale, view.end, y + 20) for release in reversed(view.releases)]
     y += 56
     parts.append(text("Incidents", 0, y, "lane"))
-    parts += [_incident(row, scale, view.end, y + 20) for row in reversed(view.incidents)]
+    rows = list(reversed(view.incidents))
+    parts += [_incident(row, scale, view.end, y + 20) for row in rows]
+    parts += [
+        mark(scale.at(row.incident.resolved_at), y + 20, "good") for row in rows if row.incident.resolved_at is not None
+    ]
     y += 66
     height = y + 4
     promotions = [upright(scale.at(span.since), 0, y - 18, "promotion") for span in view.spans]
@@ -253,7 +257,6 @@ def _incident(row: IncidentRow, scale: TimeScale, end: datetime, y: float) -> Ma
         words,
         box(began, detected, y - 6, 12, "incident unnoticed"),
         box(detected, until, y - 6, 12, f"incident {tone}", tip(words), rx=2),
-        *([] if incident.resolved_at is None else [mark(until, y, "good", tip(words))]),
     )
 
 
@@ -468,7 +471,7 @@ def months(report: ReplayReport) -> Chart | None:
     gain = report.gain or 0.0
     finding = (
         f"Over {wording.counted(len(both), 'month')} and {wording.count(report.flights)} flights the loop's AUC is on average "
-        f"{wording.signed(gain, 3)} against the first version left alone."
+        f"{wording.figure(abs(gain))} {'above' if gain >= 0 else 'below'} that of the first version left alone."
     )
     dots = [
         joined(

@@ -70,7 +70,7 @@ SCRIPT: tuple[Asked, ...] = (
     Asked(at=_day(9, 8), version=8, opened=Opened.REMEDY, incident="september"),
     Asked(at=_day(10, 1), version=6, by=GRACE, opened=Opened.ROLLBACK),
     Asked(at=_day(10, 9), version=9, by=ADA, full_after=timedelta(days=4)),
-    Asked(at=_day(11, 6), version=10, opened=Opened.REMEDY, incident="november"),
+    Asked(at=_day(10, 31), version=10, opened=Opened.REMEDY, incident="november"),
     Asked(at=_day(12, 4), version=11, opened=Opened.REMEDY, incident="december", handicap=0.052),
 )
 """Twelve releases of flight-delay: promoted, aborted by a gate and in the shadow, rolled back, fast, and under way."""
@@ -112,17 +112,18 @@ class Sample:
     key: VerifierKey
 
 
-def build_sample(store: Store, *, seed: int = 7) -> Sample:
-    """Fill an empty store. Takes about two seconds."""
+def build_sample(store: Store, *, seed: int = 7, until: datetime = ENDS) -> Sample:
+    """Fill an empty store with the year up to `until`. Takes about two seconds; the report is of a whole year only."""
     key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"sample {seed}".encode()).digest())
     with store.write() as tx:
         tx.put_setting(MODE, "replay")
-        tx.put_setting(POSITION, ENDS.isoformat())
-        _Year(tx, World(seed)).run()
-        tx.put_setting("report", sample_report.report(World(seed), tx))
+        tx.put_setting(POSITION, until.isoformat())
+        _Year(tx, World(seed)).run(until)
+        if until == ENDS:
+            tx.put_setting("report", sample_report.report(World(seed), tx))
         size, root = tx.ledger.size(), tx.ledger.root()
         tx.ledger.put_checkpoint(size, sign_checkpoint(ORIGIN, size, root, key))
-    return Sample(store=store, now=ENDS, key=VerifierKey.of(ORIGIN, key))
+    return Sample(store=store, now=until, key=VerifierKey.of(ORIGIN, key))
 
 
 def _declare(tx: Transaction, model: spec.Model, *, at: datetime, actor: str) -> StoredDocument:
@@ -189,10 +190,10 @@ class _Year:
     def policy(self) -> spec.EnvironmentPolicy:
         return self.model.spec.environments["production"]
 
-    def run(self) -> None:
+    def run(self, until: datetime) -> None:
         _declare(self.tx, self.model, at=BEGINS, actor=ADA)
         day = BEGINS
-        while day <= ENDS:
+        while day <= until:
             self._measure(day)
             for asked in SCRIPT:
                 if asked.incident and asked.at - timedelta(days=3) == day:

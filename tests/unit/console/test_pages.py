@@ -1,8 +1,9 @@
 """What a page says, shows and offers, read from its HTML; the browser tests look at the rest."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.world import Documents
 from steersman.store.database import Store
-from steersman.testing.sample import Sample, build_sample
+from steersman.testing.sample import BEGINS, Sample, build_sample
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +285,18 @@ def test_a_release_in_every_state_of_a_fresh_life_is_shown(sample: Sample) -> No
     html = console(sample).release(visit(sample, EVERYTHING, release=waiting.id))
     assert "none yet, 1 needed at tier 2" in html
     assert "No evidence yet" in html
+
+
+@pytest.mark.parametrize("days", [0, 1, 2, 3, 4, 10, 47, 50, 56, 80, 121, 126, 216])
+def test_every_page_holds_at_every_stage_of_a_life(tmp_path: Path, days: int) -> None:
+    early = build_sample(Store.at(tmp_path), until=BEGINS + timedelta(days=days))
+    shown = console(early)
+    pages = [shown.fleet(visit(early, EVERYTHING)), shown.ledger(visit(early, EVERYTHING))]
+    pages.append(shown.model(visit(early, EVERYTHING, workspace="ops", model="flight-delay")))
+    pages += [shown.release(visit(early, EVERYTHING, release=release.id)) for release in releases(early).values()]
+    with early.store.read() as tx:
+        incidents = tx.incidents("ops")
+    pages += [shown.incident(visit(early, EVERYTHING, incident=incident.id)) for incident in incidents]
+    for html in pages:
+        assert "nan" not in html.lower().replace("governance", "").split()
+        assert outline(html).inline == []

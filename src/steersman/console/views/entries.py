@@ -39,7 +39,7 @@ TONE_OF_ACTION: dict[str, str] = {
     Action.MANUAL_CHANGE_REFUSED: "warn",
     Action.MANUAL_CHANGE_OBSERVED: "warn",
     Action.ROLLBACK_REQUESTED: "warn",
-    Action.RELEASE_PAUSED: "warn",
+    Action.RELEASE_PAUSED: "wait",
     Action.REPLICA_LOST: "warn",
 }
 

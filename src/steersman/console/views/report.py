@@ -52,10 +52,14 @@ class ReplayReport:
     wall_s: float | None
 
     @property
+    def gains(self) -> tuple[float, ...]:
+        """What the loop's AUC was above the other's, by month."""
+        return tuple(month.gain for month in self.months if month.gain is not None)
+
+    @property
     def gain(self) -> float | None:
-        """Mean of the monthly gains in AUC."""
-        gains = [month.gain for month in self.months if month.gain is not None]
-        return sum(gains) / len(gains) if gains else None
+        """Mean of the monthly gains."""
+        return sum(self.gains) / len(self.gains) if self.gains else None
 
     @property
     def flights(self) -> int:
