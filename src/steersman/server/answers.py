@@ -3,6 +3,7 @@
 Records go out under the names they have in `domain/`; a reader of the API and of the code meets the same words.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,12 +13,13 @@ from steersman.decide.kpis import measure
 from steersman.decide.rolling_out import approvals_required, step_name, steps_of
 from steersman.decide.routing import in_progress, live, live_at
 from steersman.domain import spec
-from steersman.domain.errors import NotFound
+from steersman.domain.errors import NotFound, SteersmanError
 from steersman.domain.events import Action
 from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.monitors import MonitorState
 from steersman.loop.world import Documents
+from steersman.ports import Registry
 from steersman.store.ledger_log import LedgerRow
 from steersman.store.transaction import Transaction
 
@@ -27,6 +29,17 @@ Json = dict[str, Any]
 def plain(record: object) -> Any:
     """Plain data with ISO times; floats as they are."""
     return msgspec.to_builtins(record)
+
+
+def registries(known: Mapping[str, Registry]) -> Json:
+    """Each registry by name: what answers there, or why nothing does. Waits as long as their time-outs."""
+    found = {}
+    for name, registry in known.items():
+        try:
+            found[name] = {"ok": True, "found": registry.check()}
+        except SteersmanError as error:
+            found[name] = {"ok": False, "found": error.message}
+    return found
 
 
 def model_line(tx: Transaction, model: spec.Model) -> Json:

@@ -148,12 +148,13 @@ class Api:
     async def health(self, request: Request) -> Response:
         world, installation = self._parts.world, self._parts.installation
         generation = await run_in_threadpool(world.router.generation)
+        registries = await run_in_threadpool(answers.registries, world.registries)
         return reply(
             {
                 "url": installation.url,
                 "router": installation.router_url,
                 "router_generation": generation,
-                "mlflow": self._parts.mlflow is not None,
+                "registries": registries,
                 "replay": world.clock.replay,
                 "at": world.clock.now().isoformat(),
                 "wall_time": wall().isoformat(),

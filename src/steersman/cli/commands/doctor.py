@@ -146,11 +146,10 @@ def _servers(arguments: argparse.Namespace) -> Iterator[Check]:
         good = _listens(parts.hostname or "", parts.port or 80)
         step = "Read logs/router.log in the state directory; `steersman up` restarts it."
         yield Check("router", "ok" if good else "failed", router if good else f"{router} does not answer", step)
-    mlflow = health.get("mlflow")
-    if mlflow is not None:
-        good = mlflow in (True, "ok") or (isinstance(mlflow, dict) and bool(mlflow.get("ok")))
-        step = "Read logs/mlflow.log in the state directory, or check the address given with --mlflow-uri."
-        yield Check("mlflow", "ok" if good else "failed", "answers" if good else "does not answer", step)
+    registries = health.get("registries")
+    for name, state in (registries if isinstance(registries, dict) else {}).items():
+        step = "Read logs/mlflow.log in the state directory, or check what --mlflow-uri or --registry names."
+        yield Check(f"registry {name}", "ok" if state["ok"] else "failed", str(state["found"]), step)
     yield from _clock(health)
     try:
         models = len(steersman.models())
