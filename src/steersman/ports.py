@@ -272,8 +272,8 @@ class RouterError(Exception):
 class Scorer(Protocol):
     """Asks a running replica for its answers, outside of traffic: for gates on a holdout."""
 
-    def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Sequence[float]:
-        """The version's score for each row of a Parquet file, in order; NaN where it gave none."""
+    def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Any:
+        """The version's score for each row of a Parquet file, in order, as a float64 array; NaN where it gave none."""
         ...
 
 

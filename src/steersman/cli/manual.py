@@ -87,7 +87,7 @@ _ALL = (
             _argument("--host", help="address to listen on (default 127.0.0.1)", default="127.0.0.1", metavar="HOST"),
             _argument("--mlflow-uri", help="use this MLflow instead of starting one", metavar="URI"),
             _argument("--no-mlflow", help="neither start nor use MLflow", action="store_true"),
-            _argument("--registry", help="a directory of versions, known to documents as the registry `directory`", metavar="DIR"),
+            _argument("--registry", help="a directory of versions, the registry `directory` of documents", metavar="DIR"),
             _argument("--allow-code", help="let versions of this model carry code (pickle, pyfunc); may be repeated",
                       action="append", default=[], metavar="WORKSPACE/MODEL"),
             _argument("--replay-from", help="replay: event time starts here and moves only by command", metavar="TIME"),

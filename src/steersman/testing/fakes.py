@@ -168,17 +168,17 @@ class FakeTraffic:
     def flush(self) -> None:
         return
 
-    def _labels(self, day: datetime) -> Any:
+    def labels(self, day: datetime) -> Any:
         return (np.random.default_rng(int(day.timestamp())).random(self.rows) < 0.25).astype(float)
 
     def scores(self, digest: str, day: datetime) -> Any:
-        labels = self._labels(day)
+        labels = self.labels(day)
         shared = np.random.default_rng(int(day.timestamp()) + 1).normal(size=self.rows)
         own = np.random.default_rng([int(day.timestamp()), int(digest[7:15], 16)]).normal(size=self.rows) * 0.3
         logit = self.quality(digest, day) * (labels - 0.25) + 0.7 * shared + own
         return 1 / (1 + np.exp(-logit))
 
-    def _days(self, since: datetime, until: datetime) -> list[datetime]:
+    def days(self, since: datetime, until: datetime) -> list[datetime]:
         first = since.replace(hour=0, minute=0, second=0, microsecond=0)
         days = [first + timedelta(days=n) for n in range((until - first).days + 1)]
         return [day for day in days if since <= day < until]
@@ -195,11 +195,11 @@ class FakeTraffic:
         reference: str,
         compared: str,
     ) -> PairedRows:
-        days = self._days(since, until)
+        days = self.days(since, until)
         return PairedRows(
             reference=np.concatenate([self.scores(reference, day) for day in days]),
             compared=np.concatenate([self.scores(compared, day) for day in days]),
-            labels=np.concatenate([self._labels(day) for day in days]),
+            labels=np.concatenate([self.labels(day) for day in days]),
         )
 
     def answered(
@@ -213,9 +213,9 @@ class FakeTraffic:
         as_of: datetime,
         digest: str,
     ) -> AnsweredRows:
-        days = self._days(since, until)
+        days = self.days(since, until)
         scores = np.concatenate([self.scores(digest, day) for day in days])
-        labels = np.concatenate([self._labels(day) for day in days])
+        labels = np.concatenate([self.labels(day) for day in days])
         x = np.concatenate(
             [np.random.default_rng(int(day.timestamp()) + 2).normal(self.inputs(day), 1, self.rows) for day in days]
         )
@@ -238,15 +238,13 @@ class FakeTraffic:
         configuration = self.router.configuration if self.router else None
         if configuration is None or not configuration.routes:
             return []
-        days = max(len(self._days(since, until)), 1)
+        days = max(len(self.days(since, until)), 1)
         counts = []
         for variant in configuration.routes[0].variants:
             rows = int(self.rows * days * variant.weight_pct / 100)
             errors = int(rows * self.errors.get(variant.digest, 0.0))
             counts.append(
-                ArmCount(
-                    digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors
-                )
+                ArmCount(digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors)
             )
         return counts
 
@@ -271,12 +269,12 @@ class FakeDatasets:
         end = time_until or known_until - timedelta(seconds=source.horizon_s)
         start = start.replace(hour=0, minute=0, second=0, microsecond=0)
         into.write_text(f"{start.isoformat()} {end.isoformat()}")
-        rows = len(self.traffic._days(start, end)) * self.traffic.rows
+        rows = len(self.traffic.days(start, end)) * self.traffic.rows
         return Snapshot(path=into, digest=f"sha256:{start:%Y%m%d}{end:%Y%m%d}", rows=rows, first_at=start, last_at=end)
 
     def read(self, path: Path, columns: Sequence[str]) -> Mapping[str, Any]:
         start, end = (datetime.fromisoformat(text) for text in path.read_text().split())
-        days = self.traffic._days(start, end)
+        days = self.traffic.days(start, end)
         rows = self.traffic.rows
         found: dict[str, Any] = {}
         for name in columns:
@@ -285,7 +283,7 @@ class FakeDatasets:
                     [np.full(rows, np.datetime64(day.replace(tzinfo=None), "us")) for day in days]
                 )
             elif name == "late":
-                found[name] = np.concatenate([self.traffic._labels(day) for day in days])
+                found[name] = np.concatenate([self.traffic.labels(day) for day in days])
             else:
                 found[name] = np.concatenate(
                     [
@@ -303,12 +301,11 @@ class FakeScorer:
     traffic: FakeTraffic
     target: FakeTarget
 
-    def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Sequence[float]:
+    def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Any:
         digest = next(r.digest for r in self.target.replicas if r.address == address)
         start, end = (datetime.fromisoformat(text) for text in rows.read_text().split())
-        days = self.traffic._days(start, end)
-        found: Any = np.concatenate([self.traffic.scores(digest, day) for day in days])
-        return found
+        days = self.traffic.days(start, end)
+        return np.concatenate([self.traffic.scores(digest, day) for day in days])
 
 
 @dataclass
