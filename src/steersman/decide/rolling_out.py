@@ -18,7 +18,7 @@ from steersman.decide.judging import SettlementAction, settle_inconclusive
 from steersman.domain import spec
 from steersman.domain.durations import format_duration
 from steersman.domain.events import Action
-from steersman.domain.release import Completion, Opened, Phase, Release, completed, moved
+from steersman.domain.release import Arm, Completion, Opened, Phase, Release, completed, moved
 from steersman.domain.verdicts import Outcome, Verdict
 
 GATES_STEP = -1
@@ -49,7 +49,8 @@ class Facts:
     replica of its version is left that nothing else needs. `waits_for`: the number of an older release still on its way.
     `broken`: why the traffic it asks for cannot come about. `approvers`: people who agreed at the present step.
     `analysis`: verdicts by metric of the present analysis or bake; empty while nothing was measured.
-    `replaced_by`: number of a release promoted after this one.
+    `stable`: what answers by default now. `replaced_by`: number of a release promoted after this one; `undone_by`: of a
+    rollback that brought the version before this one back.
     """
 
     now: datetime
@@ -68,7 +69,9 @@ class Facts:
     analysis: Mapping[str, Verdict] = field(default_factory=dict)
     guardrails: tuple[GuardrailReading, ...] = ()
     frozen: str | None = None
+    stable: Arm | None = None
     replaced_by: int | None = None
+    undone_by: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +117,35 @@ def plan(facts: Facts) -> Move | None:
         return broken
     if facts.broken is not None and release.phase in (Phase.PENDING, Phase.PROGRESSING):
         return degrade(release, _failure(release), now=facts.now, because=facts.broken)
+    if release.phase is Phase.VERIFYING:
+        return _verifying(facts)
+    if compares_with_another(facts) and facts.waits_for is None:
+        return _compare_anew(facts)
     if release.phase is Phase.PENDING:
         return _pending(facts)
     if release.phase is Phase.PROGRESSING:
-        return _progressing(facts)
-    if release.phase is Phase.PAUSED:
-        return _paused(facts)
-    return _verifying(facts)
+        return _thawed(facts, _progressing(facts))
+    return _paused(facts)
+
+
+def compares_with_another(facts: Facts) -> bool:
+    """Whether the version the release is compared with no longer answers: it waited its turn, or that one was taken back."""
+    previous = facts.release.previous
+    if facts.release.opened is Opened.ROLLBACK or facts.release.phase is Phase.VERIFYING:
+        return False
+    return (previous.digest if previous else None) != (facts.stable.digest if facts.stable else None)
+
+
+def _compare_anew(facts: Facts) -> Move:
+    """From now on the release is compared with, and goes back to, what answers now; its present step begins again."""
+    return Move(release=msgspec.structs.replace(facts.release, previous=facts.stable, entered=False))
+
+
+def _thawed(facts: Facts, move: Move | None) -> Move | None:
+    """A freeze holds a release where it is; what fails still goes back."""
+    if facts.frozen is not None and move is not None and move.release.phase is not Phase.DEGRADED:
+        return None
+    return move
 
 
 # --- before traffic
@@ -181,8 +206,6 @@ def _start(facts: Facts, because: str) -> Move:
 def _progressing(facts: Facts) -> Move | None:
     release = facts.release
     step = steps_of(facts.policy, release)[release.step]
-    if facts.frozen is not None and not release.exposed:
-        return None
     if release.previous is None and isinstance(step, spec.Mirror | spec.Analysis | spec.Pause):
         return _next(facts, f"{step_name(step)} passed over: no version is in {release.environment} to compare with")
     if not release.entered:
@@ -197,10 +220,12 @@ def _progressing(facts: Facts) -> Move | None:
     match step:
         case spec.Mirror() | spec.SetWeight():
             return _next(facts, f"{step_name(step)} in effect")
+        case spec.Pause() if release.full:
+            return _next(facts, "skipped: a person promoted")
         case spec.Pause(duration=None):
             return _pause(facts, "pauses until someone resumes it", resumes=Phase.PROGRESSING)
         case spec.Pause(duration=duration):
-            done = release.full or facts.now >= release.step_started_at + (duration or timedelta())
+            done = facts.now >= release.step_started_at + (duration or timedelta())
             return _next(facts, "pause is over") if done else None
         case spec.Analysis():
             return _next(facts, "skipped: a person promoted") if release.full else _analysis(facts, step)
@@ -308,6 +333,9 @@ def _verifying(facts: Facts) -> Move | None:
     if release.opened is Opened.ROLLBACK:
         because = f"version {release.version} answers again"
         return _complete(facts, Completion.FAST_ROLLED_BACK, because) if facts.in_effect else None
+    if facts.undone_by is not None:
+        because = f"taken back by the rollback of release {facts.undone_by}"
+        return degrade(release, Completion.ROLLED_BACK, now=facts.now, because=because)
     ending = Completion.FAST_PROMOTED if release.full else Completion.PROMOTED
     if facts.replaced_by is not None:
         return _complete(facts, ending, f"release {facts.replaced_by} took its place while it was verified")
@@ -340,6 +368,8 @@ def _guardrail_broken(facts: Facts) -> Move | None:
     release = facts.release
     if not release.exposed or release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
         return None
+    if release.opened is Opened.ROLLBACK:
+        return None  # what it replaces was worse; there is no better place to go by oneself
     broken = [r for r in facts.guardrails if r.critical and r.verdict.outcome is Outcome.FAILED]
     if not broken:
         return None
@@ -377,6 +407,8 @@ def _pause(facts: Facts, because: str, *, resumes: Phase) -> Move:
 def _paused(facts: Facts) -> Move | None:
     """Approvals let a paused release go on by themselves; everything else needs a person's `resume`."""
     release = facts.release
+    if release.held:
+        return None
     if release.resumes is Phase.PENDING:
         if len(facts.approvers) < approvals_required(facts.policy, facts.tier):
             return None
@@ -390,13 +422,20 @@ def _paused(facts: Facts) -> Move | None:
 
 def pause(release: Release, *, now: datetime, because: str) -> Move:
     """A person holds the release where it is; its traffic stays as it is."""
-    after = moved(release, Phase.PAUSED, at=now, because=because, resumes=release.phase)
+    after = moved(release, Phase.PAUSED, at=now, because=because, resumes=release.phase, held=True)
+    after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
     return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
 
 
 def resume(release: Release, policy: spec.EnvironmentPolicy, *, now: datetime, because: str) -> Move:
-    """A person lets a paused release go on: past the step that waited for them, or from where they paused it."""
-    if release.resumes is Phase.PENDING:
+    """A person lets a paused release go on: past the step that waited for them, or, where they paused it themselves,
+    from there: a pause by hand never stands in for an analysis or an approval.
+    """
+    if release.held:
+        back = release.resumes or Phase.PROGRESSING
+        after = moved(release, back, at=now, because=because, resumes=None, held=False)
+        after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
+    elif release.resumes is Phase.PENDING:
         after = moved(release, Phase.PENDING, at=now, because=because, resumes=None)
     else:
         after = moved(release, Phase.PROGRESSING, at=now, because=because, resumes=None)

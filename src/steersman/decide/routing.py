@@ -17,9 +17,19 @@ PolicyOf = Callable[[Release], spec.EnvironmentPolicy]
 
 
 def promoted(releases: Sequence[Release]) -> list[Release]:
-    """Releases whose version was made stable and not taken back, oldest promotion first."""
-    standing = [r for r in releases if r.promoted_at is not None and r.degraded_at is None]
-    return sorted(standing, key=lambda r: (r.promoted_at, r.number))
+    """Releases whose version was made stable and not taken back, oldest promotion first.
+
+    A rollback takes back what was promoted after the version it brings back, and stands for that version from then on:
+    a second rollback goes one further, not to the version the first one left.
+    """
+    kept = [r for r in releases if r.promoted_at is not None and r.degraded_at is None]
+    standing: list[Release] = []
+    for release in sorted(kept, key=lambda r: (r.promoted_at, r.number)):
+        if release.opened is Opened.ROLLBACK:
+            same = [index for index, r in enumerate(standing) if r.digest == release.digest]
+            standing = standing[: same[-1]] if same else standing
+        standing.append(release)
+    return standing
 
 
 def live(releases: Sequence[Release]) -> Release | None:
@@ -39,8 +49,10 @@ def live_at(releases: Sequence[Release], moment: datetime) -> Release | None:
 
 
 def in_progress(releases: Sequence[Release]) -> Release | None:
-    """The oldest release on its way: the only one that may move traffic."""
-    return min((r for r in releases if r.active), key=lambda r: r.number, default=None)
+    """The only release that may move traffic: a rollback, which waits for nobody, else the oldest on its way."""
+    active = [r for r in releases if r.active]
+    undoing = [r for r in active if r.opened is Opened.ROLLBACK and r.phase is not Phase.DEGRADED]
+    return max(undoing, key=lambda r: r.number) if undoing else min(active, key=lambda r: r.number, default=None)
 
 
 def desired_traffic(

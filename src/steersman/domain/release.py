@@ -105,7 +105,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     steps as they were when the release was opened (`document` is that revision's digest); `entered` says that the traffic
     the step asks for is in effect, `step_started_at` since when. `weight_pct` is the share of requests its version is
     meant to answer, `exposed` whether it ever was above zero. `ending` is how a Degraded release will complete, `resumes`
-    the phase a Paused one goes back to. `row` counts writes: a writer that read an older row loses.
+    the phase a Paused one goes back to, `held` that a person paused it, so that only a person lets it go on. `row` counts
+    writes: a writer that read an older row loses.
     """
 
     id: str
@@ -134,6 +135,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     ending: Completion | None = None
     full: bool = False
     resumes: Phase | None = None
+    held: bool = False
     because: str = ""
     row: int = 0
 

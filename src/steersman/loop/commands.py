@@ -235,8 +235,8 @@ class Commands:
             if release.phase is not Phase.PAUSED:
                 raise Conflict(f"release {release.number} is {release.phase}, not Paused")
             policy = self._policy(tx, release)
-            waits_for_approval = release.resumes is Phase.PENDING or (
-                isinstance(policy.strategy.steps[release.step], spec.Approval)
+            waits_for_approval = not release.held and (
+                release.resumes is Phase.PENDING or isinstance(policy.strategy.steps[release.step], spec.Approval)
             )
             if waits_for_approval:
                 raise Conflict(

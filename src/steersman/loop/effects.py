@@ -15,6 +15,7 @@ from steersman.domain.errors import VersionRefused
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Purpose, Training
 from steersman.domain.operation import Operation, OperationKind
+from steersman.domain.release import Phase
 from steersman.domain.version import Version
 from steersman.loop.datasets import dataset_source, holdout_span
 from steersman.loop.evaluating import evaluate_gates
@@ -109,7 +110,7 @@ def _alias(world: World, documents: Documents, operation: Operation) -> Ended:
 def _gate(world: World, documents: Documents, operation: Operation) -> Ended | None:
     with world.store.read() as tx:
         release = tx.release(operation.args["release"])
-        if release is None or release.completion is not None:
+        if release is None or release.completion is not None or release.phase is Phase.DEGRADED:
             return Ended(result={"gates": []})
         model = documents.revision(tx, release.document)
         candidate = _version(tx, {**operation.args, "version": release.version})

@@ -119,22 +119,23 @@ def _holdout_scores(
     rows = world.datasets.read(snapshot.path, [source.label_column, source.time_column])
     return HoldoutScores(
         labels=rows[source.label_column],
-        candidate=_score(world, candidate, release.environment, snapshot),
-        production=_score(world, production, release.environment, snapshot) if production else None,
+        candidate=_score(world, candidate, release, snapshot),
+        production=_score(world, production, release, snapshot) if production else None,
         blocks=[str(moment)[:10] for moment in rows[source.time_column].astype("datetime64[D]")],
     )
 
 
-def _score(world: World, version: Version, environment: str, snapshot: Snapshot) -> Any:
+def _score(world: World, version: Version, release: Release, snapshot: Snapshot) -> Any:
+    place = (release.workspace, release.environment, release.model, version.digest)
     address = next(
         (
             r.address
             for r in world.target.observe()
-            if r.ready and r.digest == version.digest and r.model == version.model
+            if r.ready and (r.workspace, r.environment, r.model, r.digest) == place
         ),
         None,
     )
     if address is None:
-        raise RuntimeError(f"no replica of version {version.number} is ready in {environment}")
+        raise RuntimeError(f"no replica of version {version.number} is ready in {release.environment}")
     columns = [column.name for column in version.signature]
     return world.scorer.score(address, version.model, snapshot.path, columns)

@@ -53,7 +53,9 @@ def gather(
     gates, gates_broken = _gates(tx, release)
     oldest = in_progress(releases)
     readings = tx.monitor_state(release.workspace, release.model, release.environment, reading_key(release), Readings)
-    newer = [r.number for r in promoted(releases) if r.number > release.number]
+    standing = promoted(releases)
+    newer = [r for r in standing if r.number > release.number]
+    undone = bool(newer) and newer[0].opened is Opened.ROLLBACK and newer[0].digest != release.digest
     return Facts(
         now=now,
         release=release,
@@ -71,7 +73,9 @@ def gather(
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
         frozen=_frozen(policy, environment, release, now),
-        replaced_by=newer[0] if newer and release.phase is Phase.VERIFYING else None,
+        stable=standing[-1].arm if standing else None,
+        replaced_by=newer[0].number if newer and not undone else None,
+        undone_by=newer[0].number if undone else None,
     )
 
 

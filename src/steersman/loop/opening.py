@@ -1,7 +1,7 @@
 """Opens a release and gives one up: the two changes that people and remedies share, inside the caller's transaction."""
 
 from steersman.decide.rolling_out import GATES_STEP, degrade
-from steersman.decide.routing import in_progress, live
+from steersman.decide.routing import live
 from steersman.domain import spec
 from steersman.domain.errors import BadRequest, Conflict, NotFound
 from steersman.domain.events import Action
@@ -38,12 +38,13 @@ def open_release(
     _refuse_unreleasable(model, version, environment)
     releases = tx.releases(workspace, name, environment)
     policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
-    coming = in_progress(releases)
-    if coming is not None and opened is not Opened.ROLLBACK and policy.concurrency is spec.Concurrency.REJECT:
-        raise Conflict(f"release {coming.number} of {name} is still on its way in {environment}")
-    if coming is not None and (opened is Opened.ROLLBACK or policy.concurrency is spec.Concurrency.SUPERSEDE):
-        because_superseded = "a newer release takes its place"
-        give_up(tx, world, reconciler, coming, actor=actor, because=because_superseded, ending=Completion.SUPERSEDED)
+    coming = [r for r in releases if r.active]
+    if coming and opened is not Opened.ROLLBACK and policy.concurrency is spec.Concurrency.REJECT:
+        raise Conflict(f"release {coming[0].number} of {name} is still on its way in {environment}")
+    if opened is Opened.ROLLBACK or policy.concurrency is spec.Concurrency.SUPERSEDE:
+        why = "a rollback takes its place" if opened is Opened.ROLLBACK else "a newer release takes its place"
+        for older in coming:
+            give_up(tx, world, reconciler, older, actor=actor, because=why, ending=Completion.SUPERSEDED)
     now = world.clock.now()
     serving = live(releases)
     stored = tx.document("Model", workspace, name)

@@ -8,11 +8,11 @@ ledger; what it wants done in the world it asks for as operations.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
-from steersman.decide.rolling_out import Facts, Move, plan, verdict_data
+from steersman.decide.rolling_out import Facts, Move, compares_with_another, plan, verdict_data
 from steersman.decide.routing import desired_traffic, live
 from steersman.domain import spec
 from steersman.domain.documents import parse_document
@@ -20,16 +20,19 @@ from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import IncidentState
 from steersman.domain.operation import Intent, Operation, OperationKind, OperationState
-from steersman.domain.release import Phase, Release
+from steersman.domain.release import Arm, Phase, Release
 from steersman.domain.traffic import Traffic
 from steersman.loop.gathering import Seen, gate_key, gather
-from steersman.loop.routes import compile_configuration, serves
+from steersman.loop.routes import answering, compile_configuration, serves
 from steersman.loop.world import Documents, World
 from steersman.ports import RunningReplica
 from steersman.store.transaction import StoredVerdict, Transaction
 
 CHAMPION = "champion"
 """The registry's alias that follows the live release: an output, never an input."""
+
+START_AGAIN = timedelta(minutes=10)
+"""Event time until a version that should run, and could not be started, is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,27 +107,24 @@ class Reconciler:
                     present = [r for r in look.replicas if _is(r, traffic, arm.digest)]
                     if len(present) >= counts[arm.digest] and all(r.ready for r in present):
                         continue
-                    moved = (
-                        self._ask_replicas(tx, traffic, arm.version, arm.digest, counts[arm.digest], present) or moved
-                    )
+                    moved = self._ask_replicas(tx, traffic, arm, counts[arm.digest], present) or moved
         return moved
 
     def _ask_replicas(
         self,
         tx: Transaction,
         traffic: Traffic,
-        version: int,
-        digest: str,
+        arm: Arm,
         count: int,
         present: Sequence[RunningReplica],
     ) -> bool:
-        place = f"{traffic.workspace}/{traffic.environment}/{traffic.model}"
-        prefix = f"replicas/{place}/{digest.removeprefix('sha256:')[:16]}/{count}/"
+        prefix = f"{_replicas_key(traffic, arm.digest, arm.release)}{count}/"
         earlier = tx.operations_like(prefix)
         if earlier and not earlier[-1].state.ended:
             return False
-        if earlier and earlier[-1].state is OperationState.FAILED:
-            return False  # the release that needs it is told, and gives up
+        failed = bool(earlier) and earlier[-1].state is OperationState.FAILED
+        if failed and self._world.clock.now() < earlier[-1].at + START_AGAIN:
+            return False  # the release that needs it is told, and gives up; what answered before is tried again later
         if earlier:
             tx.append(
                 Event(
@@ -133,17 +133,17 @@ class Reconciler:
                     actor="system",
                     workspace=traffic.workspace,
                     kind="version",
-                    name=f"{traffic.model}/{version}",
+                    name=f"{traffic.model}/{arm.version}",
                     because=f"{len(present)} of {count} replicas in {traffic.environment} were there; started again",
-                    data={"version": version, "environment": traffic.environment},
+                    data={"version": arm.version, "environment": traffic.environment},
                 )
             )
         args = {
             "workspace": traffic.workspace,
             "model": traffic.model,
             "environment": traffic.environment,
-            "version": version,
-            "digest": digest,
+            "version": arm.version,
+            "digest": arm.digest,
             "count": count,
         }
         intent = Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.REPLICAS, args=args)
@@ -223,22 +223,19 @@ class Reconciler:
 
     def _seen(self, tx: Transaction, release: Release, traffic: Traffic, look: Look) -> Seen:
         counts = self._counts(tx, traffic)
+        asked = {arm.digest for _role, arm, _weight in answering(traffic)}
+        asked |= {release.digest} & {mirror.arm.digest for mirror in traffic.mirrors}
         ready = all(
-            sum(r.ready for r in look.replicas if _is(r, traffic, digest)) >= count for digest, count in counts.items()
+            sum(r.ready for r in look.replicas if _is(r, traffic, digest)) >= counts[digest] for digest in asked
         )
         newest = tx.newest_route()
-        applied = newest is not None and newest[0] == look.generation and serves(newest[1], traffic)
+        applied = (
+            newest is not None and newest[0] == look.generation and serves(newest[1], traffic, digest=release.digest)
+        )
         broken = None
-        failed = [
-            operation
-            for operation in tx.operations_like(
-                f"replicas/{traffic.workspace}/{traffic.environment}/{traffic.model}/"
-                f"{release.digest.removeprefix('sha256:')[:16]}/"
-            )
-            if operation.state is OperationState.FAILED
-        ]
-        if failed and release.phase in (Phase.PENDING, Phase.PROGRESSING):
-            broken = f"version {release.version} does not start: {failed[-1].error}"
+        starts = tx.operations_like(_replicas_key(traffic, release.digest, release.id))
+        if starts and starts[-1].state is OperationState.FAILED:
+            broken = f"version {release.version} does not start: {starts[-1].error}"
         needed = release.digest in counts
         running = any(_is(r, traffic, release.digest) for r in look.replicas)
         return Seen(in_effect=ready and applied, drained=needed or not running, broken=broken)
@@ -248,10 +245,11 @@ class Reconciler:
         release = facts.release
         if release.phase is not Phase.PENDING or facts.gates is not None or not facts.gates_declared:
             return False
-        if facts.waits_for is not None or facts.gates_broken is not None:
+        if facts.waits_for is not None or facts.gates_broken is not None or compares_with_another(facts):
             return False
         digests = {release.digest} | ({release.previous.digest} if release.previous else set())
-        ready = {r.digest for r in look.replicas if r.ready and r.model == release.model}
+        place = (release.workspace, release.model, release.environment)
+        ready = {r.digest for r in look.replicas if r.ready and _place(r) == place}
         if not digests <= ready:
             return False
         args = {
@@ -287,13 +285,13 @@ class Reconciler:
     def _project_alias(self, tx: Transaction, release: Release) -> None:
         """Let the registry's `champion` follow what is live now."""
         serving = live(tx.releases(release.workspace, release.model, release.environment))
-        if release.environment != "production" or serving is None:
+        if release.environment != "production":
             return
         args = {
             "workspace": release.workspace,
             "model": release.model,
             "alias": CHAMPION,
-            "number": serving.version,
+            "number": serving.version if serving else None,
         }
         self._ask(tx, Intent(key=f"alias/{release.id}/{release.phase}", kind=OperationKind.ALIAS, args=args))
 
@@ -356,6 +354,12 @@ def release_event(
         because=because,
         data=dict(data or {}),
     )
+
+
+def _replicas_key(traffic: Traffic, digest: str, release: str) -> str:
+    """Under which starts of a version for one release are kept: another release of it begins with a clean sheet."""
+    place = f"{traffic.workspace}/{traffic.environment}/{traffic.model}"
+    return f"replicas/{place}/{digest.removeprefix('sha256:')[:16]}/{release}/"
 
 
 def _place(replica: RunningReplica) -> tuple[str, str, str]:

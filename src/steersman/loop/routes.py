@@ -44,6 +44,8 @@ def compile_configuration(
     routes = []
     for traffic in traffics:
         place = (traffic.workspace, traffic.model, traffic.environment)
+        if not answering(traffic):
+            continue  # nobody is meant to answer: callers are told so, not answered by a version that was taken back
         route = _route(traffic, models[place], versions, replicas) or before.get(place)
         if route is not None:
             routes.append(route)
@@ -57,6 +59,16 @@ def compile_configuration(
 
 def _token_key(token: TokenHash) -> str:
     return token.sha256
+
+
+def answering(traffic: Traffic) -> list[tuple[str, Arm, float]]:
+    """Role, version and share of everyone who is meant to answer; who has no share need not be there."""
+    weights: list[tuple[str, Arm, float]] = []
+    if traffic.candidate is not None:
+        weights.append(("candidate", traffic.candidate, traffic.weight_pct))
+    if traffic.stable is not None:
+        weights.append(("stable", traffic.stable, 100.0 - traffic.weight_pct if traffic.candidate else 100.0))
+    return [(role, arm, weight) for role, arm, weight in weights if weight > 0]
 
 
 def _route(
@@ -75,15 +87,11 @@ def _route(
             )
         )
 
-    weights: list[tuple[str, Arm, float]] = []
-    if traffic.candidate is not None:
-        weights.append(("candidate", traffic.candidate, traffic.weight_pct))
-    if traffic.stable is not None:
-        weights.append(("stable", traffic.stable, 100.0 - traffic.weight_pct if traffic.candidate else 100.0))
-    if not weights or any(not addresses(arm) for _role, arm, _weight in weights):
+    weights = answering(traffic)
+    if any(not addresses(arm) for _role, arm, _weight in weights):
         return None
     serving = model.spec.serving
-    answering = versions.get(weights[-1][1].digest)
+    version = versions.get(weights[-1][1].digest)
     return Route(
         workspace=traffic.workspace,
         environment=traffic.environment,
@@ -93,9 +101,7 @@ def _route(
         idempotent=serving.idempotent,
         capture="durable" if serving.capture is spec.Capture.DURABLE else "async",
         deadline_s=serving.deadline.total_seconds(),
-        signature=tuple(
-            Column(name=c.name, type=column_type(c.type)) for c in (answering.signature if answering else ())
-        ),
+        signature=tuple(Column(name=c.name, type=column_type(c.type)) for c in (version.signature if version else ())),
         variants=tuple(
             VariantRoute(
                 role="candidate" if role == "candidate" else "stable",
@@ -122,22 +128,19 @@ def _route(
     )
 
 
-def serves(body: str, traffic: Traffic) -> bool:
-    """Whether a configuration sends the model's requests where `traffic` wants them."""
+def serves(body: str, traffic: Traffic, *, digest: str) -> bool:
+    """Whether a configuration sends requests, and their copies to `digest`, where `traffic` wants them.
+
+    Copies to anybody else (a challenger, the version replaced last) are not waited for: one that does not start must
+    not hold a release.
+    """
     place = (traffic.workspace, traffic.model, traffic.environment)
     routes = _decoder.decode(body).routes
     route = next((r for r in routes if (r.workspace, r.model, r.environment) == place), None)
-    answering = {
-        arm.digest: weight
-        for arm, weight in (
-            (traffic.stable, 100.0 - traffic.weight_pct if traffic.candidate else 100.0),
-            (traffic.candidate, traffic.weight_pct),
-        )
-        if arm is not None
-    }
+    wanted = {arm.digest: weight for _role, arm, weight in answering(traffic)}
     if route is None:
-        return not answering
+        return not wanted
     weights = {variant.digest: variant.weight_pct for variant in route.variants}
-    mirrored = {(mirror.digest, mirror.percent) for mirror in route.mirrors}
-    wanted = {(mirror.arm.digest, mirror.percent) for mirror in traffic.mirrors}
-    return weights == answering and mirrored == wanted and (route.salt == traffic.salt or traffic.candidate is None)
+    copied = {mirror.percent for mirror in route.mirrors if mirror.digest == digest}
+    copies = {mirror.percent for mirror in traffic.mirrors if mirror.arm.digest == digest}
+    return weights == wanted and copied == copies and (route.salt == traffic.salt or traffic.candidate is None)

@@ -573,11 +573,13 @@ class Transaction:
         )
         return {str(alias): int(number) for alias, number in self._connection.execute(query)}
 
-    def put_observed_alias(self, workspace: str, model: str, alias: str, number: int) -> None:
+    def put_observed_alias(self, workspace: str, model: str, alias: str, number: int | None) -> None:
+        """Keep what an alias was pointed to; None when it was taken away."""
         values = {"workspace": workspace, "model": model, "alias": alias}
         where = sa.and_(*(t.observed_alias.c[name] == value for name, value in values.items()))
         self._run(sa.delete(t.observed_alias).where(where))
-        self._run(sa.insert(t.observed_alias).values(**values, number=number))
+        if number is not None:
+            self._run(sa.insert(t.observed_alias).values(**values, number=number))
 
 
 def _columns(record: msgspec.Struct) -> dict[str, Any]:
