@@ -38,7 +38,7 @@ check: setup ## format, lint, types, layers, sizes of files
 	done; [ -z "$$failed" ] || { echo "check:$$failed complained"; exit 1; }
 
 test: setup ## all tests but the long ones, two at a time; ARGS="tests/unit -k ledger"
-	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not soak" $(ARGS)
 
 soak: setup ## long kill, chaos and property runs
 	@$(BIN)/pytest -m soak $(ARGS)

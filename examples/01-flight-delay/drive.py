@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from ceiling import compared
 from faults import MODEL, Fault, Surroundings, plan
 from flights import FEATURES, WEATHER, prepare
 from report import Answers, assemble, static_scores, table
@@ -170,8 +171,9 @@ def run(arguments: argparse.Namespace, state: Path) -> dict[str, Any]:
             flights=flights,
             answers=answers,
             static=static,
+            comparison=None if arguments.days else compared(year, HERE / "model.yaml"),
             faults=faults,
-            wall_s=time.monotonic() - began,
+            began=began,
         )
         client.keep_report(report)
         print(table(report), flush=True)
