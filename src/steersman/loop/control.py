@@ -52,24 +52,35 @@ class Control:
     # --- on the wall clock
 
     def run(self) -> None:
-        """Turn until `stop`; an error is logged and the next turn starts from what is stored."""
-        measured = 0.0
+        """Turn until `stop`; an error is logged and the next turn starts from what is stored.
+
+        A part that fails does not keep the others from their turn: with the registry or the log out of reach, replicas
+        are still started, routes applied and releases rolled back.
+        """
+        measured = float("-inf")
         while not self._ended.is_set():
-            try:
-                with self._turning:
-                    if time.monotonic() - measured >= MEASURE_S:
-                        self._world.log.flush()
-                        self._measuring.look()
-                        self._watching.turn()
-                        measured = time.monotonic()
-                    moved = self.reconciler.turn()
-                    moved = self._executor.turn() or moved
-            except Exception:  # the loop outlives whatever an adapter raises
-                log.exception("a turn of the control loop failed")
-                moved = False
+            with self._turning:
+                if time.monotonic() - measured >= MEASURE_S:
+                    self._survive(self._measure)
+                    self._survive(self._watching.turn)
+                    measured = time.monotonic()
+                moved = self._survive(self.reconciler.turn)
+                moved = self._survive(self._executor.turn) or moved
             if not moved:
                 self._wake.wait(TURN_S)
                 self._wake.clear()
+
+    def _measure(self) -> bool:
+        self._world.log.flush()
+        return self._measuring.look()
+
+    @staticmethod
+    def _survive(part: Callable[[], bool]) -> bool:
+        try:
+            return part()
+        except Exception:  # the loop outlives whatever an adapter raises
+            log.exception("a part of the control loop failed")
+            return False
 
     def wake(self) -> None:
         """Something changed; look soon. Losing it costs a second."""

@@ -133,8 +133,7 @@ def _train(world: World, documents: Documents, operation: Operation) -> Ended | 
         return Ended(failed="the model declares no train section")
     folder = world.jobs / training.id
     folder.mkdir(parents=True, exist_ok=True)
-    data = folder / "data.parquet"
-    if not data.exists():
+    if training.data_digest is None:
         _cut_data(world, documents, model, training)
     with world.store.read() as tx:
         training = tx.training(training.id) or training
@@ -224,14 +223,24 @@ def _training_done(
 
 
 def _training_failed(world: World, training: Training, because: str, record: Mapping[str, object]) -> Ended:
-    def write(tx: Transaction) -> None:
-        failed = msgspec.structs.replace(
-            training, finished_at=world.clock.now(), outcome="failed", record={**record, "because": because}
-        )
-        tx.save_training(failed)
-        tx.append(_training_event(Action.TRAINING_FAILED, failed, because=because[:2000]))
+    return Ended(failed=because, record=lambda tx: _record_failure(tx, world, training, because, record))
 
-    return Ended(failed=because, record=write)
+
+def _record_failure(
+    tx: Transaction, world: World, training: Training, because: str, record: Mapping[str, object]
+) -> None:
+    failed = msgspec.structs.replace(
+        training, finished_at=world.clock.now(), outcome="failed", record={**record, "because": because}
+    )
+    tx.save_training(failed)
+    tx.append(_training_event(Action.TRAINING_FAILED, failed, because=because[:2000]))
+
+
+def _train_given_up(tx: Transaction, world: World, operation: Operation) -> None:
+    """A training that could not even be carried out has failed: its incident goes on, the next one may start."""
+    training = tx.training(operation.args["training"])
+    if training is not None:
+        _record_failure(tx, world, training, operation.error or "it could not be carried out", {})
 
 
 def _training_event(action: Action, training: Training, *, because: str) -> Event:
@@ -260,6 +269,11 @@ def _version(tx: Transaction, args: Mapping[str, Any]) -> Version:
         raise LookupError(f"version {args['version']} of {args['model']} is not registered here")
     return version
 
+
+GIVEN_UP: dict[OperationKind, Callable[[Transaction, World, Operation], None]] = {
+    OperationKind.TRAIN: _train_given_up,
+}
+"""What else is written when the last attempt of an operation failed; kinds not named here leave it at that."""
 
 EFFECTS: dict[OperationKind, Effect] = {
     OperationKind.REPLICAS: _replicas,

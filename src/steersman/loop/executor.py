@@ -16,7 +16,7 @@ import msgspec
 
 from steersman.domain.events import Action, Event
 from steersman.domain.operation import ATTEMPTS_MAX, BACKOFF_S, Operation, OperationKind, OperationState
-from steersman.loop.effects import EFFECTS, Effect, Ended
+from steersman.loop.effects import EFFECTS, GIVEN_UP, Effect, Ended
 from steersman.loop.world import Documents, World
 from steersman.store.transaction import Stale
 
@@ -108,6 +108,8 @@ class Executor:
                 tx.save_operation(after)
                 if final:
                     tx.append(self._gave_up(after))
+                    if after.kind in GIVEN_UP:
+                        GIVEN_UP[after.kind](tx, self._world, after)
         except Stale:
             return False
         return final

@@ -14,16 +14,18 @@ from steersman.decide.judging import judge_error_rate, judge_latency_ratio
 from steersman.decide.rolling_out import GuardrailReading
 from steersman.decide.routing import live, live_at
 from steersman.domain import spec
+from steersman.domain.incident import IncidentState
 from steersman.domain.release import Phase, Release
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.gathering import Readings, present_pairing
+from steersman.loop.isolation import every
 from steersman.loop.observer import Mark, Pairing, blocks_between, observe_pairing, reading_key
 from steersman.loop.world import Documents, World
 from steersman.ports import AnsweredRows, ArmCount
 from steersman.stats.performance import METRICS, evaluate
 from steersman.stats.profiles import Profile, profile_categorical, profile_numeric, to_bytes
-from steersman.store.transaction import Window
+from steersman.store.transaction import Transaction, Window
 
 GUARDRAIL_SPAN_MAX = timedelta(days=1)
 """Guardrails look back at most this far: what happens now counts, and reading stays bounded through a long bake."""
@@ -44,40 +46,46 @@ class Measuring:
 
     def look(self) -> bool:
         """Measure what has become measurable; True if evidence was added."""
-        added = False
         with self._world.store.read() as tx:
             places = sorted({(r.workspace, r.model, r.environment) for r in tx.releases()})
-        for place in places:
-            with self._world.store.read() as tx:
-                model = self._documents.model(tx, place[0], place[1])
-                releases = tx.releases(*place)
-                pairings = self._pairings(model, releases)
-            for pairing in pairings:
-                added = observe_pairing(self._world, pairing, horizon=horizon(model)) or added
-            for release in releases:
-                added = self._guard(model, release) or added
-            added = self._close_windows(model, releases) or added
-            added = self._mature_windows(model, releases) or added
-        return added
+        return every(places, self._look_at)
+
+    def _look_at(self, place: tuple[str, str, str]) -> bool:
+        with self._world.store.read() as tx:
+            model = self._documents.model(tx, place[0], place[1])
+            releases = tx.releases(*place)
+            pairings = self._pairings(tx, model, releases)
+        added = False
+        for release in releases:
+            added = self._guard(model, release) or added
+        for pairing in pairings:
+            added = observe_pairing(self._world, pairing, horizon=horizon(model)) or added
+        added = self._close_windows(model, releases) or added
+        return self._mature_windows(model, releases) or added
 
     # --- pairs
 
-    def _pairings(self, model: spec.Model, releases: Sequence[Release]) -> list[Pairing]:
+    def _pairings(self, tx: Transaction, model: spec.Model, releases: Sequence[Release]) -> list[Pairing]:
         pairings = []
-        with self._world.store.read() as tx:
-            for release in releases:
-                if release.completion is None:
-                    document = self._documents.revision(tx, release.document)
-                    policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-                    pairing = present_pairing(release, policy)
-                    if pairing is not None:
-                        pairings.append(pairing)
-            serving = live(releases)
-            challenger = (
-                tx.challenger(serving.workspace, serving.model, serving.environment) if serving is not None else None
-            )
+        for release in releases:
+            if release.completion is None:
+                document = self._documents.revision(tx, release.document)
+                policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+                pairing = present_pairing(release, policy)
+                if pairing is not None:
+                    pairings.append(pairing)
+        serving = live(releases)
+        if serving is None:
+            return pairings
+        open_incidents = tx.incidents(serving.workspace, serving.model, open_only=True)
+        if any(i.release == serving.id and i.state is IncidentState.RECOVERING for i in open_incidents):
+            # Recovery may take longer to show than the bake lasts, and a bake may judge no metric at all.
+            recovery = recovery_pairing(model, serving)
+            if recovery is not None and recovery not in pairings:
+                pairings.append(recovery)
+        challenger = tx.challenger(serving.workspace, serving.model, serving.environment)
         monitor = challenger_monitor(model)
-        if serving is not None and challenger is not None and monitor is not None:
+        if challenger is not None and monitor is not None:
             pairings.append(challenger_pairing(serving, challenger.digest, challenger.since, monitor))
         return pairings
 
@@ -243,6 +251,24 @@ def metrics_of(model: spec.Model) -> list[str]:
 
 def challenger_monitor(model: spec.Model) -> spec.ChallengerMonitor | None:
     return next((m for m in model.spec.monitors if isinstance(m, spec.ChallengerMonitor)), None)
+
+
+def recovery_pairing(model: spec.Model, release: Release) -> Pairing | None:
+    """A remedy's version compared with the one it replaced, since its promotion, in the metric the bake judges first."""
+    if release.previous is None or release.promoted_at is None:
+        return None
+    policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+    bake = next((s for s in policy.strategy.steps if isinstance(s, spec.Bake) and s.metrics), None)
+    return Pairing(
+        workspace=release.workspace,
+        environment=release.environment,
+        model=release.model,
+        reference=release.previous.digest,
+        compared=release.digest,
+        metrics=(bake.metrics[0] if bake else "log_loss",),
+        block=bake.block if bake else timedelta(days=1),
+        since=release.promoted_at,
+    )
 
 
 def challenger_pairing(serving: Release, challenger: str, since: datetime, monitor: spec.ChallengerMonitor) -> Pairing:

@@ -23,6 +23,7 @@ from steersman.domain.operation import Intent, Operation, OperationKind, Operati
 from steersman.domain.release import Arm, Phase, Release
 from steersman.domain.traffic import Traffic
 from steersman.loop.gathering import Seen, gate_key, gather
+from steersman.loop.isolation import every
 from steersman.loop.routes import answering, compile_configuration, serves
 from steersman.loop.world import Documents, World
 from steersman.ports import RunningReplica
@@ -58,8 +59,7 @@ class Reconciler:
             traffics = {place: self._traffic(tx, *place) for place in places}
         moved = self._keep_running(traffics, look)
         moved = self._keep_routed(traffics, look) or moved
-        for place, traffic in traffics.items():
-            moved = self._advance(*place, traffic, look) or moved
+        moved = every(traffics.items(), lambda item: self._advance(*item[0], item[1], look)) or moved
         return self._keep_tidy(traffics, look) or moved
 
     # --- what should be

@@ -13,13 +13,16 @@ import msgspec
 from steersman.decide import triaging
 from steersman.decide.routing import in_progress, live, promoted
 from steersman.domain import spec
+from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import Finding, Incident, IncidentState, Purpose, Remedy, Training
 from steersman.domain.operation import Intent, OperationKind
-from steersman.domain.release import Completion, Opened, Phase, Release
+from steersman.domain.release import Opened, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
+from steersman.loop.isolation import every
+from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
 from steersman.loop.observer import differences
 from steersman.loop.opening import open_release
@@ -43,21 +46,23 @@ class Watching:
 
     def turn(self) -> bool:
         """One pass; True if anything was written."""
-        moved = False
         with self._world.store.read() as tx:
             places = sorted({(r.workspace, r.model, r.environment) for r in tx.releases()})
-        for place in places:
-            with self._world.store.read() as tx:
-                model = self._documents.model(tx, place[0], place[1])
-                releases = tx.releases(*place)
-            serving = live(releases)
-            if serving is None:
-                continue
-            for reading in read_monitors(self._world, self._documents, model, serving):
-                moved = self._file(model, serving, reading) or moved
-            moved = self._tend(model, serving) or moved
-            moved = self._refresh_challenger(model, serving, releases) or moved
+        moved = every(places, self._watch)
         return self._compare_aliases() or moved
+
+    def _watch(self, place: tuple[str, str, str]) -> bool:
+        with self._world.store.read() as tx:
+            model = self._documents.model(tx, place[0], place[1])
+            releases = tx.releases(*place)
+        serving = live(releases)
+        if serving is None:
+            return False
+        moved = False
+        for reading in read_monitors(self._world, self._documents, model, serving):
+            moved = self._file(model, serving, reading) or moved
+        moved = self._tend(model, serving) or moved
+        return self._refresh_challenger(model, serving, releases) or moved
 
     # --- findings
 
@@ -244,7 +249,7 @@ class Watching:
             return self._release_trained(tx, model, incident)
         release = tx.release(incident.release)
         assert release is not None
-        if release.phase is Phase.VERIFYING or release.completion in (Completion.PROMOTED, Completion.FAST_ROLLED_BACK):
+        if release.promoted_at is not None and release.degraded_at is None:
             now = self._world.clock.now()
             after = msgspec.structs.replace(
                 incident,
@@ -267,10 +272,16 @@ class Watching:
             return self._reopen(tx, incident, f"training failed: {training.record.get('because', '')}")
         if model.spec.retrain.mode is not spec.RetrainMode.AUTO:
             return False  # a person releases what was registered
-        serving = live(tx.releases(incident.workspace, incident.model, incident.environment))
+        releases = tx.releases(incident.workspace, incident.model, incident.environment)
+        serving = live(releases)
         assert serving is not None
         because = f"remedy of the {incident.kind} incident: {incident.because}"
-        release = self._open(tx, training.version, serving, Opened.REMEDY, incident, because)
+        try:
+            release = self._open(tx, training.version, serving, Opened.REMEDY, incident, because)
+        except SteersmanError as error:
+            if in_progress(releases) is not None:
+                return False  # `concurrency: reject` holds it back; it is asked for again when that one is over
+            return self._reopen(tx, incident, f"version {training.version} cannot be released: {error.message}")
         tx.save_incident(incident, msgspec.structs.replace(incident, release=release.id))
         return True
 
@@ -444,7 +455,12 @@ class Watching:
     # --- ledger
 
     def _note(
-        self, tx: Transaction, incident: Incident, action: Action, because: str, data: Mapping[str, object] | None = None
+        self,
+        tx: Transaction,
+        incident: Incident,
+        action: Action,
+        because: str,
+        data: Mapping[str, object] | None = None,
     ) -> None:
         self._record(
             tx,
@@ -482,18 +498,15 @@ class Watching:
 
 def recovery_blocks(tx: Transaction, model: spec.Model, release: Release) -> BlockDifferences:
     """The remedy's version against the replaced one, by matured block, in the metric the bake judges."""
-    policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-    bake = next((s for s in policy.strategy.steps if isinstance(s, spec.Bake) and s.metrics), None)
-    metric = bake.metrics[0] if bake is not None else "log_loss"
-    assert release.previous is not None
-    assert release.promoted_at is not None
+    pairing = recovery_pairing(model, release)
+    assert pairing is not None
     blocks = tx.pair_blocks(
-        release.workspace,
-        release.environment,
-        release.model,
-        reference=release.previous.digest,
-        compared=release.digest,
-        metric=metric,
-        since=release.promoted_at,
+        pairing.workspace,
+        pairing.environment,
+        pairing.model,
+        reference=pairing.reference,
+        compared=pairing.compared,
+        metric=pairing.metrics[0],
+        since=pairing.since,
     )
-    return differences(metric, blocks)
+    return differences(pairing.metrics[0], blocks)

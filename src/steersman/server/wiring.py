@@ -1,6 +1,5 @@
 """The one place that knows concrete plugins: it puts each behind its port and hands the loops a `World`."""
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,7 +96,9 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         tokens=RouterTokens(store).hashes,
     )
     documents = Documents()
-    control = Control(world, documents, owner=f"control-{os.getpid()}")
+    # One control server to a state directory: the next one takes its predecessor's operations over at once, instead of
+    # waiting for leases of a process that is gone; a result of the old one is refused by its epoch.
+    control = Control(world, documents, owner="control")
     commands = Commands(world, documents, control.reconciler)
     assembled = Assembled(
         installation=installation,
