@@ -14,7 +14,6 @@ address they would end in logs and histories, so a request that has one there is
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steersman.console.pages import error_page
 from steersman.domain.access import EVERY_WORKSPACE, Access, Permission, Secret, redacted
 from steersman.domain.errors import BadRequest, LimitReached, NotAllowed, NotAuthenticated, SteersmanError
 from steersman.plugins.identity.tokens import csrf_matches
@@ -62,7 +62,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with no-referrer browsers send forms with `Origin: null`, which is refused
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
@@ -432,33 +432,19 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title} · Steersman</title></head>
-<body><main><h1>{title}</h1><p>{message}</p><p>{next_step}</p>{login}</main></body></html>
-"""
-
-_TITLES = {401: "Please log in", 403: "Not allowed"}
-
-
 def wants_page(request: Request) -> bool:
     """A browser asks for a page; programs and everything under /api/ get JSON."""
     return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
 
 
 def refusal(request: Request, error: SteersmanError) -> Response:
-    """The answer to a refused request: JSON with the error and the next step, or a plain page for browsers."""
+    """The answer to a refused request: JSON with the error and the next step, or a page for browsers."""
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
     if isinstance(error, LimitReached) or error.status >= 500:
         headers["connection"] = "close"  # the rest of the body is not wanted
     if not wants_page(request):
         return JSONResponse(error.to_wire(), status_code=error.status, headers=headers)
-    page = _PAGE.format(
-        title=_TITLES.get(error.status, "This did not work"),
-        message=html.escape(error.message),
-        next_step=html.escape(error.next_step),
-        login='<p><a href="/login">Log in</a></p>' if error.status == 401 else "",
-    )
-    return HTMLResponse(page, status_code=error.status, headers=headers)
+    return HTMLResponse(error_page(error), status_code=error.status, headers=headers)
 
 
 class Redacting(logging.Filter):

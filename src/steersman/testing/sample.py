@@ -395,9 +395,9 @@ class _Year:
             release = self.tx.save_release(release, move.release)
 
     def _facts(self, release: Release, asked: Asked, now: datetime) -> rolling_out.Facts:
-        later = [
-            r.number for r in self._releases() if r.number > release.number and r.promoted_at and not r.degraded_at
-        ]
+        standing = routing.promoted(self._releases())
+        newer = [r for r in standing if r.number > release.number] if release.promoted_at else []
+        undone = bool(newer) and newer[0].opened is Opened.ROLLBACK
         broken = asked.errors and release.weight_pct == 10 and release.phase is Phase.PROGRESSING and release.entered
         guardrail = judge_error_rate(errors=asked.errors, requests=61, limit=0.001, requests_min=30)
         reading = rolling_out.GuardrailReading(name="error-rate", critical=True, verdict=guardrail)
@@ -412,7 +412,9 @@ class _Year:
             in_effect=True,
             analysis=self._evidence(release),
             guardrails=(reading,) if broken else (),
-            replaced_by=min(later, default=None),
+            stable=standing[-1].arm if standing else None,
+            replaced_by=newer[0].number if newer and not undone else None,
+            undone_by=newer[0].number if undone else None,
         )
 
 

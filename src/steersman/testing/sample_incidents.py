@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from steersman.decide import rolling_out
+from steersman.decide import rolling_out, routing
 from steersman.decide.triaging import judge_recovery
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
@@ -142,11 +142,17 @@ def follow(
         return tx.save_incident(incident, msgspec.structs.replace(incident, state=IncidentState.RECOVERING))
     if incident.state is not IncidentState.RECOVERING or release.promoted_at is None:
         return incident
+    name = f"flight-delay/{incident.kind}"
+    data: dict[str, object] = {"incident": incident.id, "version": release.version}
+    serving = routing.live(releases)
+    if serving is not None and serving.id != release.id:
+        because = f"release {serving.number} replaced the remedy's version"
+        _say(tx, Action.INCIDENT_CLOSED, day, "incident", name, because, data)
+        closed = msgspec.structs.replace(incident, state=IncidentState.CLOSED, resolved_at=day, because=because)
+        return tx.save_incident(incident, closed)
     if day < release.promoted_at + RECOVERED_AFTER:
         return incident
     verdict = judge_recovery(recovery_blocks(tx, sample_documents.flight_delay(), release)).verdict
-    name = f"flight-delay/{incident.kind}"
-    data: dict[str, object] = {"incident": incident.id, "version": release.version}
     _say(tx, Action.INCIDENT_RECOVERED, day, "incident", name, verdict.because, data)
     _say(tx, Action.INCIDENT_CLOSED, day, "incident", name, verdict.because, data)
     return tx.save_incident(

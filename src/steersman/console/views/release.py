@@ -216,7 +216,7 @@ def _actions(release: Release, access: Access, policy: spec.EnvironmentPolicy, r
         before = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
         if (before and required) or (at_approval and release.active):
             fits |= {"approve", "reject"}
-            fits.discard("resume")
+            fits -= set() if release.held else {"resume"}
     control = access.allows(Permission.RELEASE_CONTROL, release.workspace)
     approve = access.allows(Permission.RELEASE_APPROVE, release.workspace)
     may = {"abort", "promote", "pause", "resume"} if control else set()

@@ -1,7 +1,7 @@
 """One model in one environment on one time axis: which version answered when, how well, and what happened to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from steersman.decide import routing
@@ -220,7 +220,9 @@ def spans(releases: Sequence[Release]) -> tuple[Span, ...]:
     for index, since in enumerate(changes):
         live = routing.live_at(releases, since)
         until = changes[index + 1] if index + 1 < len(changes) else None
-        if live is not None:
+        if live is not None and found and found[-1].release == live.id:
+            found[-1] = replace(found[-1], until=until)  # what was taken back then was no longer live
+        elif live is not None:
             found.append(
                 Span(
                     version=live.version,
