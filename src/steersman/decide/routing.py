@@ -62,11 +62,13 @@ def desired_traffic(
     challenger: Challenger | None,
     keep_warm: int,
     recovering: bool = False,
+    retired: frozenset[int] = frozenset(),
 ) -> Traffic | None:
     """What one model's requests in one environment should meet; None before its first release.
 
     Copies go to the candidate from its `mirror` step until it answers itself, to the challenger as long as there is
     one, and to the replaced version through the bake and while an incident's recovery is being verified, in pairs.
+    A version that was retired is kept warm no longer.
     """
     if not releases:
         return None
@@ -74,7 +76,7 @@ def desired_traffic(
     stable = standing[-1] if standing else None
     candidate = in_progress(releases)
     mirrors: list[Mirror] = []
-    warm: list[Arm] = [r.arm for r in standing[-1 - keep_warm : -1]][::-1]
+    warm: list[Arm] = [r.arm for r in standing[-1 - keep_warm : -1] if r.version not in retired][::-1]
     weight = 0.0
     if candidate is not None and candidate.phase is not Phase.DEGRADED:
         weight = candidate.weight_pct

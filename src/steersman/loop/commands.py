@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from steersman.decide.rolling_out import GATES_STEP, pause, resume
-from steersman.decide.routing import in_progress, live, promoted
+from steersman.decide.routing import live, promoted
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest, examine, identity
 from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound, VersionRefused
@@ -117,29 +117,48 @@ class Commands:
         return version
 
     def retire(self, workspace: str, name: str, number: int, *, actor: str, because: str) -> Version:
-        """Take a version out of use for good; refused while it answers or is on its way."""
+        """Take a version out of use for good: it is drained, and cannot be released again or rolled back to.
+
+        Refused while it answers, is on its way, or is what a release that is still verified would go back to.
+        """
         with self._world.store.write() as tx:
             version = version_of(tx, workspace, name, number)
-            releases = tx.releases(workspace, name)
-            for environment in {r.environment for r in releases}:
-                there = [r for r in releases if r.environment == environment]
-                serving = live(there)
-                coming = in_progress(there)
-                if (serving and serving.version == number) or (coming and coming.version == number):
-                    raise Conflict(
-                        f"version {number} of {name} is in use in {environment}",
-                        next_step=f"Release another version there first, or steersman rollback {name}.",
-                    )
+            self._refuse_in_use(tx, version)
             if version.retired_at is not None:
                 return version
             retired = msgspec.structs.replace(
                 version, retired_at=self._world.clock.now(), retired_because=reason(because)
             )
             tx.put_version(retired)
+            for environment in {r.environment for r in tx.releases(workspace, name)}:
+                challenger = tx.challenger(workspace, name, environment)
+                if challenger is not None and challenger.version == number:
+                    tx.drop_challenger(workspace, name, environment)
             event_name = f"{name}/{number}"
             data = {"version": number, "digest": version.digest}
             tx.append(self._event(Action.VERSION_RETIRED, actor, workspace, "version", event_name, because, data))
         return retired
+
+    def _refuse_in_use(self, tx: Transaction, version: Version) -> None:
+        releases = tx.releases(version.workspace, version.model)
+        recovering = {
+            incident.release
+            for incident in tx.incidents(version.workspace, version.model, open_only=True)
+            if incident.state is IncidentState.RECOVERING
+        }
+        for environment in sorted({r.environment for r in releases}):
+            there = [r for r in releases if r.environment == environment]
+            serving = live(there)
+            used = {r.version for r in there if r.active} | ({serving.version} if serving else set())
+            compared = serving is not None and (serving.completion is None or serving.id in recovering)
+            if serving is not None and serving.previous is not None and compared:
+                used.add(serving.previous.version)
+            if version.number in used:
+                raise Conflict(
+                    f"version {version.number} of {version.model} is in use in {environment}: it answers, is on its "
+                    "way, or is what the version that answers is still compared with",
+                    next_step=f"See steersman status {version.model}; release another version first, or wait.",
+                )
 
     # --- releases
 
@@ -284,10 +303,11 @@ class Commands:
             if not standing:
                 raise Conflict(f"no version of {name} was ever promoted in {environment}")
             serving = standing[-1]
-            earlier = [r for r in standing if r.version != serving.version]
+            retired = {v.number for v in tx.versions(workspace, name) if v.retired_at is not None}
+            earlier = [r for r in standing if r.version != serving.version and r.version not in retired]
             if not earlier:
                 raise Conflict(
-                    f"version {serving.version} is the only one of {name} ever promoted in {environment}",
+                    f"there is no version of {name} before version {serving.version} to go back to in {environment}",
                     next_step="Release another version instead.",
                 )
             target = earlier[-1]

@@ -78,6 +78,7 @@ class Reconciler:
             challenger=tx.challenger(workspace, model, environment),
             keep_warm=document.spec.serving.keep_warm,
             recovering=recovering,
+            retired=frozenset(v.number for v in tx.versions(workspace, model) if v.retired_at is not None),
         )
         assert traffic is not None, "places come from releases"
         return traffic
