@@ -33,6 +33,7 @@ from steersman.console.drawing import (
 from steersman.console.views.report import ReplayReport
 from steersman.console.views.timeline import IncidentRow, ModelTimeline, Series, Span
 from steersman.console.views.verdicts import Evidence
+from steersman.domain.incident import Incident
 from steersman.domain.release import Release
 
 NARROW = 0.1
@@ -419,17 +420,17 @@ def _finding(evidence: Evidence) -> str:
 # --- an incident's clock
 
 
-def clock(
-    began: datetime, detected: datetime, remedied: datetime | None, resolved: datetime | None, now: datetime
-) -> Chart:
-    """From the first sign to verified recovery."""
+def clock(incident: Incident, *, recovered: bool, now: datetime) -> Chart:
+    """From the first sign to the end, which is a verified recovery or a closing without one."""
+    began, detected, resolved = incident.began_at, incident.detected_at, incident.resolved_at
     end = resolved or now
     scale = TimeScale(begin=began, end=max(end, detected + timedelta(hours=1)))
-    names = [("began", began), ("detected", detected), ("remedy", remedied), ("recovered" if resolved else "now", end)]
+    last = "now" if resolved is None else "recovered" if recovered else "closed"
+    names = [("began", began), ("detected", detected), ("remedy", incident.remedied_at), (last, end)]
     stops = [(name, at) for name, at in names if at is not None]
     seen = scale.at(detected)
     finding = f"Detected {wording.span(detected - began)} after it began; " + (
-        f"resolved {wording.span(resolved - detected)} after that."
+        f"{last} {wording.span(resolved - detected)} after that."
         if resolved
         else f"open for {wording.span(now - detected)}."
     )
@@ -443,7 +444,7 @@ def clock(
         text(wording.short_day(began), 0.0, 66, "tick", dx=-4),
         text("detected", seen, 16, "lane", anchor="middle" if seen > 0.15 else "start"),
         text(wording.short_day(detected), seen, 66, "tick", anchor="middle" if seen > 0.15 else "start"),
-        text(names[-1][0], 1.0, 16, "lane", anchor="end", dx=8),
+        text(last, 1.0, 16, "lane", anchor="end", dx=8),
         text(wording.short_day(end), 1.0, 66, "tick", anchor="end", dx=8),
         height=74,
         name="Clock of the incident",

@@ -160,7 +160,7 @@ class Console:
             view = views.incident_page(tx, visit.access, self._documents, visit.path["incident"])
             size = tx.ledger.size()
         found = view.incident
-        clock = charts.clock(found.began_at, found.detected_at, found.remedied_at, found.resolved_at, visit.now)
+        clock = charts.clock(found, recovered=bool(view.recovered), now=visit.now)
         recovery = charts.interval(view.evidence) if view.evidence else None
         line = f"steersman incidents {found.id}"
         return render("incident.html", visit, line, size=size, view=view, clock=clock, recovery=recovery)

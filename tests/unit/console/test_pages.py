@@ -73,13 +73,14 @@ def every_page(sample: Sample, access: Access = EVERYTHING) -> dict[str, str]:
 
 
 class _Outline(HTMLParser):
-    """Collects what a content security policy would forbid, and pictures without a name."""
+    """Collects what a content security policy would forbid, and the forms besides the one to log out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inline: list[str] = []
         self.elsewhere: list[str] = []
         self.forms: list[tuple[str, list[str]]] = []
+        self.leaving = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
@@ -88,8 +89,9 @@ class _Outline(HTMLParser):
             self.inline.append(tag)
         self.elsewhere += [str(v) for n, v in attrs if n in ("src", "href", "action") and "//" in str(v)]
         if tag == "form":
-            self.forms.append((str(given["action"]), []))
-        elif tag in ("input", "textarea") and self.forms and "name" in given:
+            self.leaving = given["action"] == "/logout"
+            self.forms += [] if self.leaving else [(str(given["action"]), [])]
+        elif tag in ("input", "textarea") and self.forms and "name" in given and not self.leaving:
             self.forms[-1][1].append(str(given["name"]))
 
 
