@@ -151,7 +151,7 @@ def _lanes(view: ModelTimeline, scale: TimeScale) -> Chart:
     height, y = 0, 16
     parts: list[Markup] = []
     parts.append(text("Live version", 0, y, "lane"))
-    parts += [_span(span, scale, view, y + 8) for span in view.spans]
+    parts += [_span(span, index, scale, view.end, y + 8) for index, span in enumerate(view.spans)]
     y += 60
     parts.append(text("Releases", 0, y, "lane"))
     parts += [_release(release, scale, view.end, y + 20) for release in reversed(view.releases)]
@@ -220,10 +220,10 @@ def _linked(href: str, label: str, *children: Markup) -> Markup:
     return element("a", *children, href=href, aria_label=label)
 
 
-def _span(span: Span, scale: TimeScale, view: ModelTimeline, y: float) -> Markup:
-    since, until = scale.at(span.since), scale.at(span.until or view.end)
+def _span(span: Span, index: int, scale: TimeScale, end: datetime, y: float) -> Markup:
+    since, until = scale.at(span.since), scale.at(span.until or end)
     words = f"version {span.version} live from {wording.day(span.since)} to {wording.day(span.until) if span.until else 'now'}"
-    shade = "now-live" if span.until is None else f"shade-{span.version % 2}"
+    shade = _shade(span, index)
     parts = [box(since, until, y, 26, f"version {shade}", tip(words), rx=3)]
     width = until - since
     if width >= TOO_NARROW:
@@ -231,9 +231,14 @@ def _span(span: Span, scale: TimeScale, view: ModelTimeline, y: float) -> Markup
     return _linked(f"/releases/{span.release}", words, *parts)
 
 
+def _shade(span: Span, index: int) -> str:
+    """Neighbours differ; the version that is live now stands out."""
+    return "now-live" if span.until is None else f"shade-{index % 2}"
+
+
 def _release(release: Release, scale: TimeScale, end: datetime, y: float) -> Markup:
     opened = scale.at(release.opened_at)
-    decided = release.promoted_at or release.degraded_at or release.closed_at
+    decided = release.degraded_at or release.promoted_at or release.closed_at
     state = wording.state_of(release)
     tone = wording.tone(state)
     words = f"release {release.number} of version {release.version}: {state}, opened {wording.day(release.opened_at)}"
@@ -279,11 +284,11 @@ def sparkline(series: Series | None, spans: Sequence[Span], begin: datetime, end
             scale.at(s.until or end) - 0.002,
             height + 4,
             strip,
-            f"version {'now-live' if s.until is None else f'shade-{s.version % 2}'}",
+            f"version {_shade(s, index)}",
             tip(f"version {s.version} since {wording.day(s.since)}"),
             rx=2,
         )
-        for s in spans
+        for index, s in enumerate(spans)
     ]
     drawn = picture(
         stretched(
