@@ -49,6 +49,7 @@ bench: setup ## measure; ARGS=startup, and whatever else bench/ has
 
 docs: setup ## write the generated pages, then test that the documentation says what the code does
 	@$(BIN)/python -m steersman.cli.manual > docs/cli.md
+	@$(BIN)/python tests/docs/test_tables_are_rendered.py
 	@$(BIN)/pytest tests/docs $(ARGS)
 
 lock: setup ## resolve the requirements anew within what is locked; ARGS=--upgrade takes the newest

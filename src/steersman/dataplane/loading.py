@@ -57,8 +57,8 @@ def load(spec: WorkerSpec) -> Predict:
     root = Path(spec.artifact_dir)
     if spec.format in formats.CODE_FORMATS and not spec.code_allowed:
         raise RefusedModelError(
-            f"{spec.format} models run their own code when loaded; name {spec.model} in the setting "
-            "`codeBearingModels` to allow it, or save the model as skops, ONNX, LightGBM text or XGBoost JSON"
+            f"{spec.format} models run their own code when loaded; start with --allow-code WORKSPACE/{spec.model} "
+            "to allow it, or save the model as skops, ONNX, LightGBM text or XGBoost JSON"
         )
     if spec.format != "pyfunc":
         formats.classify(root, format_claimed=spec.format, file_claimed=spec.file)
