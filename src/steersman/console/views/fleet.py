@@ -164,8 +164,8 @@ def measures(tx: Transaction, models: Sequence[spec.Model], *, now: datetime) ->
     often = retrained.per_month
     return (
         _share("Automated deployments", automated, f"{automated.part} by release, {by_hand} by hand"),
-        _duration("Time to detect", found.detect, "incidents"),
-        _duration("Time to resolve", found.resolve, "resolved"),
+        _duration("Time to detect", found.detect, "incident", "incidents"),
+        _duration("Time to resolve", found.resolve, "resolved", "resolved"),
         Measure(
             name="Retrained",
             value=wording.NOTHING if often is None else f"{often:.1f}",
@@ -187,8 +187,8 @@ def _share(name: str, share: kpis.Share, rests_on: str) -> Measure:
     return Measure(name=name, value=shown, unit="" if value is None else "%", rests_on=rests_on)
 
 
-def _duration(name: str, found: kpis.Durations, what: str) -> Measure:
-    rests_on = f"median, n = {found.n} {what}" + (f", {found.open} open" if found.open else "")
+def _duration(name: str, found: kpis.Durations, one: str, many: str) -> Measure:
+    rests_on = f"median, n = {wording.counted(found.n, one, many)}" + (f", {found.open} open" if found.open else "")
     if found.median is None:
         return Measure(name=name, value=wording.NOTHING, unit="", rests_on=rests_on)
     days = found.median / timedelta(days=1)

@@ -180,10 +180,11 @@ def environments_of(document: spec.Model, releases: Sequence[Release]) -> tuple[
 
 
 def metric_of(document: spec.Model, windows: Sequence[Window]) -> str | None:
-    """The metric a model is watched by, if its windows have it; else the first one they have."""
+    """The metric a challenger is compared by, else the one performance is watched by, else the first the windows have."""
     measured = {metric for window in windows for metric in window.metrics}
-    monitors = (spec.PerformanceMonitor, spec.ChallengerMonitor)
-    watched = [monitor.metric for monitor in document.spec.monitors if isinstance(monitor, monitors)]
+    monitors = document.spec.monitors
+    watched = [monitor.metric for monitor in monitors if isinstance(monitor, spec.ChallengerMonitor)]
+    watched += [monitor.metric for monitor in monitors if isinstance(monitor, spec.PerformanceMonitor)]
     return next((metric for metric in [*watched, *sorted(measured)] if metric in measured), None)
 
 
