@@ -137,8 +137,17 @@ def compares_with_another(facts: Facts) -> bool:
 
 
 def _compare_anew(facts: Facts) -> Move:
-    """From now on the release is compared with, and goes back to, what answers now; its present step begins again."""
-    return Move(release=msgspec.structs.replace(facts.release, previous=facts.stable, entered=False))
+    """From now on the release is compared with, and goes back to, what answers now; its present step begins again.
+
+    With nobody left to compare with, a person decides: the candidate must not skip what it still has to prove.
+    """
+    after = msgspec.structs.replace(facts.release, previous=facts.stable, entered=False)
+    if facts.stable is not None:
+        return Move(release=after)
+    because = "the version it was compared with was taken back and no other answers; a person decides"
+    if after.phase is Phase.PAUSED:
+        return Move(release=msgspec.structs.replace(after, held=True, because=because))
+    return pause(after, now=facts.now, because=because)
 
 
 def _thawed(facts: Facts, move: Move | None) -> Move | None:
@@ -261,7 +270,7 @@ def _analysis(facts: Facts, step: spec.Analysis) -> Move | None:
     evidence = tuple(Evidence(kind="analysis", name=metric, verdict=verdict) for metric, verdict in known.items())
     failed = {metric: verdict for metric, verdict in known.items() if verdict.outcome is Outcome.FAILED}
     if failed:
-        because = "; ".join(f"{metric}: {verdict.because}" for metric, verdict in failed.items())
+        because = "; ".join(verdict.because for verdict in failed.values())
         note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
         if not step.critical:
             paused = _pause(facts, because, resumes=Phase.PROGRESSING)
@@ -269,7 +278,7 @@ def _analysis(facts: Facts, step: spec.Analysis) -> Move | None:
         move = degrade(release, _failure(release), now=facts.now, because=because)
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
     if len(known) == len(verdicts) and all(verdict.outcome is Outcome.SUCCESSFUL for verdict in known.values()):
-        because = "; ".join(f"{metric}: {verdict.because}" for metric, verdict in known.items())
+        because = "; ".join(verdict.because for verdict in known.values())
         note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
         return _next(facts, because, note, evidence=evidence)
     if facts.now < release.step_started_at + step.duration_max:
@@ -344,7 +353,7 @@ def _verifying(facts: Facts) -> Move | None:
         return _complete(facts, ending, "promoted; the document asks for no bake") if facts.in_effect else None
     evidence = tuple(Evidence(kind="bake", name=metric, verdict=verdict) for metric, verdict in facts.analysis.items())
     failed = {name: verdict for name, verdict in facts.analysis.items() if verdict.outcome is Outcome.FAILED}
-    said = "; ".join(f"{metric}: {verdict.because}" for metric, verdict in facts.analysis.items())
+    said = "; ".join(verdict.because for verdict in facts.analysis.values())
     if failed:
         move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"failed in the bake: {said}")
         return Move(release=move.release, notes=move.notes, evidence=evidence)

@@ -72,7 +72,8 @@ class Watching:
         with self._world.store.write() as tx:
             before = tx.monitor_state(*place, reading.monitor, MonitorState)
             failed = reading.verdict.outcome is Outcome.FAILED
-            newly = failed and not (before is not None and before.open and before.digest == reading.state.digest)
+            known = before is not None and before.open and before.digest == reading.state.digest
+            newly = failed and not (known and self._is_tended(tx, serving, reading.monitor))
             tx.put_monitor_state(*place, reading.monitor, msgspec.structs.replace(reading.state, open=failed))
             if not newly:
                 return False
@@ -105,6 +106,21 @@ class Watching:
                 {"incident": incident, "version": serving.version, "filed": assigned.because},
             )
         return True
+
+    @staticmethod
+    def _is_tended(tx: Transaction, serving: Release, monitor: str) -> bool:
+        """Whether the monitor's last finding about this version is in an open incident, or a person accepted it.
+
+        An incident may close because its remedy helped while the finding, about the remedy's version, goes on: then
+        it is a new incident, and not one nobody looks at.
+        """
+        mine = [
+            f
+            for f in tx.findings(serving.workspace, serving.model)
+            if f.monitor == monitor and f.version == serving.version and f.environment == serving.environment
+        ]
+        incident = tx.incident(mine[-1].incident) if mine and mine[-1].incident else None
+        return incident is not None and (incident.state is not IncidentState.CLOSED or incident.remedy is Remedy.ACCEPT)
 
     def _open_incident(self, tx: Transaction, finding: Finding) -> str:
         incident = Incident(
