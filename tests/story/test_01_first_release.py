@@ -57,7 +57,7 @@ def test_a_good_candidate_is_judged_in_the_shadow_then_canaried_then_promoted(st
             "03-01 release.opened: new version",
             "03-01 release.step_started: step 0 (mirror 100 %) is in effect",
             "03-01 release.step_started: step 1 (analysis of roc_auc) is in effect",
-            "03-07 release.analysed: roc_auc: harm -0.1100 [-0.1317, -0.0882], below the margin 0.02, 5 days"
+            "03-07 release.analysed: roc_auc: harm -0.1100 [-0.1317, -0.0882], below the margin 0.02, 5 days",
             "03-07 release.step_started: step 2 (setWeight 10 %) is in effect",
             "03-07 release.step_started: step 3 (pause 1d) is in effect",
             "03-08 release.step_started: step 4 (setWeight 100 %) is in effect",

@@ -79,7 +79,8 @@ def desired_traffic(
     warm: list[Arm] = [r.arm for r in standing[-1 - keep_warm : -1] if r.version not in retired][::-1]
     weight = 0.0
     if candidate is not None and candidate.phase is not Phase.DEGRADED:
-        weight = candidate.weight_pct
+        # A candidate that answers already is the only healthy one when the stable version was taken back.
+        weight = 100.0 if stable is None and candidate.weight_pct else candidate.weight_pct
         warm.insert(0, candidate.arm)
         percent = _mirror_pct(candidate, policy_of(candidate))
         if percent and not weight and stable is not None:

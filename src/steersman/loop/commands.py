@@ -21,6 +21,7 @@ from steersman.domain.linting import Finding as LintFinding
 from steersman.domain.linting import lint
 from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
 from steersman.domain.version import Version
+from steersman.loop.gathering import valid_approvers
 from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
 from steersman.loop.registering import refusal, register
@@ -201,11 +202,11 @@ class Commands:
                     f"{actor} made or opened what is to be approved, and cannot approve it",
                     next_step="Ask somebody else with the role approver.",
                 )
+            now = self._world.clock.now()
+            if actor in valid_approvers(tx.approvals(release.id), release, self._policy(tx, release), now):
+                return release
             before_steps = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
             step = GATES_STEP if before_steps else release.step
-            if any(a.actor == actor and a.step == step for a in tx.approvals(release.id)):
-                return release
-            now = self._world.clock.now()
             tx.add_approval(Approval(release=release.id, step=step, actor=actor, at=now, because=reason(because)))
             data: dict[str, object] = {
                 "release": release.number,

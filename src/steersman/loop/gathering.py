@@ -69,7 +69,7 @@ def gather(
         drained=seen.drained,
         waits_for=oldest.number if oldest is not None and oldest.id != release.id and release.active else None,
         broken=seen.broken,
-        approvers=_approvers(tx.approvals(release.id), release, policy, now),
+        approvers=valid_approvers(tx.approvals(release.id), release, policy, now),
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
         frozen=_frozen(policy, environment, release, now),
@@ -88,7 +88,7 @@ def _gates(tx: Transaction, release: Release) -> tuple[tuple[GateFact, ...] | No
     return msgspec.convert((operation.result or {})["gates"], tuple[GateFact, ...]), None
 
 
-def _approvers(
+def valid_approvers(
     approvals: Sequence[Approval], release: Release, policy: spec.EnvironmentPolicy, now: datetime
 ) -> tuple[str, ...]:
     """Who agreed at the present step and still counts: an approval ages, and each person counts once."""

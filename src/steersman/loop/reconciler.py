@@ -119,7 +119,9 @@ class Reconciler:
         count: int,
         present: Sequence[RunningReplica],
     ) -> bool:
-        prefix = f"{_replicas_key(traffic, arm.digest, arm.release)}{count}/"
+        place = (traffic.workspace, traffic.model, traffic.environment)
+        stopped = len(tx.operations_like(_stop_key(place, arm.digest)))  # what was stopped on purpose is not lost
+        prefix = f"{_replicas_key(traffic, arm.digest, arm.release)}{stopped}/{count}/"
         earlier = tx.operations_like(prefix)
         if earlier and not earlier[-1].state.ended:
             return False
@@ -310,7 +312,7 @@ class Reconciler:
                 wanted = {arm.digest for arm in traffic.serving()} if traffic else set()
                 if replica.digest in wanted or f'"{replica.address}"' in newest[1]:
                     continue
-                prefix = f"stop/{'/'.join(_place(replica))}/{replica.digest.removeprefix('sha256:')[:16]}/"
+                prefix = _stop_key(_place(replica), replica.digest)
                 earlier = tx.operations_like(prefix)
                 if earlier and not earlier[-1].state.ended:
                     continue
@@ -361,6 +363,10 @@ def _replicas_key(traffic: Traffic, digest: str, release: str) -> str:
     """Under which starts of a version for one release are kept: another release of it begins with a clean sheet."""
     place = f"{traffic.workspace}/{traffic.environment}/{traffic.model}"
     return f"replicas/{place}/{digest.removeprefix('sha256:')[:16]}/{release}/"
+
+
+def _stop_key(place: tuple[str, str, str], digest: str) -> str:
+    return f"stop/{'/'.join(place)}/{digest.removeprefix('sha256:')[:16]}/"
 
 
 def _place(replica: RunningReplica) -> tuple[str, str, str]:

@@ -280,6 +280,13 @@ class Transaction:
         return self._all(query, StoredVerdict)
 
     def add_approval(self, approval: Approval) -> None:
+        """Keep an approval; a renewed one takes the place of the one that expired."""
+        where = (
+            (t.approval.c.release == approval.release)
+            & (t.approval.c.step == approval.step)
+            & (t.approval.c.actor == approval.actor)
+        )
+        self._run(sa.delete(t.approval).where(where))
         self._run(sa.insert(t.approval).values(**_columns(approval)))
 
     def approvals(self, release: str) -> list[Approval]:

@@ -122,23 +122,43 @@ class FakeTarget:
 
 @dataclass
 class FakeRouter:
-    """Holds the configuration; `down` makes it unreachable, as a crashed router is."""
+    """Holds the configuration, and every one that ever was in effect. `misses` is how many of the next calls find nobody
+    there, as with a router that was killed and is being started again."""
 
     configuration: RouterConfiguration | None = None
-    down: bool = False
+    misses: int = 0
+    applied: list[RouterConfiguration] = field(default_factory=list)
 
     def generation(self) -> int | None:
-        if self.down:
+        if self._missing():
             return None
         return self.configuration.generation if self.configuration else 0
 
     def apply(self, configuration: bytes) -> None:
-        if self.down:
+        if self._missing():
             raise RouterError("the router does not answer")
         wanted = msgspec.json.decode(configuration, type=RouterConfiguration)
         if self.configuration is not None and wanted.generation < self.configuration.generation:
             raise RouterError("older than what is in effect")
         self.configuration = wanted
+        self.applied.append(wanted)
+
+    def _missing(self) -> bool:
+        self.misses = max(self.misses - 1, -1)
+        return self.misses >= 0
+
+    @property
+    def answered_ever(self) -> set[str]:
+        """Every version that was ever meant to answer a request."""
+        routes = (route for configuration in self.applied for route in configuration.routes)
+        return {variant.version for route in routes for variant in route.variants if variant.weight_pct > 0}
+
+    @property
+    def copies_to(self) -> set[str]:
+        """Versions that receive copies now."""
+        if self.configuration is None or not self.configuration.routes:
+            return set()
+        return {mirror.version for mirror in self.configuration.routes[0].mirrors}
 
     def weights(self) -> dict[str, float]:
         """Version → share of requests, of the first route."""

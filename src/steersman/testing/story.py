@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steersman.dataplane.artifacts import ArtifactStore
+from steersman.domain.incident import Incident
 from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.clock import ReplayClock
@@ -50,6 +51,29 @@ DATASET = {
 }
 
 
+def canary(*, onInconclusive: str = "promoteWithinMargin", **policy: Any) -> dict[str, Any]:  # noqa: N803 - the document's word
+    """`environments` with one, production: shadow by day, 10 % for a day, then all, then two weeks of bake.
+
+    `policy` adds to it or replaces parts of it, under the names a document has.
+    """
+    analysis = {"metrics": ["roc_auc"], "margin": 0.02, "critical": True, "maxDuration": "14d"}
+    steps = [
+        {"mirror": {"percent": 100}},
+        {"analysis": {**analysis, "onInconclusive": onInconclusive}},
+        {"setWeight": 10},
+        {"pause": {"duration": "1d"}},
+        {"setWeight": 100},
+        {"promote": {}},
+        {"bake": {"duration": "14d", "metrics": ["roc_auc"]}},
+    ]
+    guardrails = [{"name": "error-rate", "limit": "<= 0.1%", "critical": True}]
+    return {"production": {"strategy": {"canary": {"steps": steps}}, "guardrails": guardrails, **policy}}
+
+
+LINE_MAX = 110
+"""Characters of a line of `Story.why`: enough for the verdict and its numbers, and it fits on a page of code."""
+
+
 @dataclass
 class Story:
     """Fakes for the world, real loops, a real store in a folder. `restart` is what a crash and a start do."""
@@ -67,6 +91,7 @@ class Story:
     control: Control
     commands: Commands
     world: World
+    world_documents: Documents
 
     @classmethod
     def begin(cls, folder: Path, *, reached: Reached = lambda _point: None) -> "Story":
@@ -123,11 +148,36 @@ class Story:
             self.clock.move(self.clock.now() + timedelta(days=1))
             self.control.settle()
 
+    @property
+    def releases(self) -> list[Release]:
+        """Every release so far, oldest first."""
+        with self.store.read() as tx:
+            return tx.releases()
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """Every incident so far, oldest first."""
+        with self.store.read() as tx:
+            return tx.incidents()
+
     def digest(self, number: int) -> str:
         with self.store.read() as tx:
             version = tx.version("default", "delay", number)
         assert version is not None
         return version.digest
+
+    @property
+    def chapter(self) -> int:
+        """Where the ledger stands; `told(since=...)` goes on from there."""
+        with self.store.read() as tx:
+            return tx.ledger.size()
+
+    def why(self, *, since: int = 0) -> list[str]:
+        """The ledger as lines with the beginnings of their reasons: day, action, reason."""
+        with self.store.read() as tx:
+            entries = [parse_entry(row.body) for row in tx.ledger.rows(since)]
+        lines = [f"{e.at:%m-%d} {e.action}: {e.because}" for e in entries]
+        return [line if len(line) <= LINE_MAX else f"{line[: LINE_MAX - 1]}…" for line in lines]
 
     def told(self, *, since: int = 0) -> list[str]:
         """The ledger as lines: day, action, object."""
@@ -182,6 +232,7 @@ def _assemble(
         control=control,
         commands=commands,
         world=world,
+        world_documents=documents,
     )
 
 
@@ -189,4 +240,4 @@ def _wall() -> datetime:
     return EPOCH
 
 
-__all__ = ("DATASET", "Story", "model_document")
+__all__ = ("DATASET", "Story", "canary", "model_document")
