@@ -80,7 +80,7 @@ class Watch:
     calibrations: dict[str, Calibration]
     drift: Detector = field(default_factory=Detector)
     performance: Detector = field(default_factory=Detector)
-    open: set[str] = field(default_factory=set)
+    filed: dict[str, Incident] = field(default_factory=dict)
 
 
 class Loop:
@@ -200,18 +200,21 @@ class Loop:
         return Watch(version=version, since=now, calibrations=calibrations)
 
     def _findings(self, now: int) -> Iterator[tuple[str, str]]:
-        """What each monitor newly reports about the version that answers."""
+        """What each monitor reports about the version that answers; what an incident tends already is no news."""
         readings = {
             "drift": self._drift(now),
             "performance": self._performance(now),
             "challenger": self._regret(now),
         }
         for kind, verdict in readings.items():
-            failed = verdict is not None and verdict.outcome is Outcome.FAILED
-            if verdict is not None and failed and kind not in self.watch.open:
+            if verdict is not None and verdict.outcome is not Outcome.FAILED:
+                self.watch.filed.pop(kind, None)
+            elif verdict is not None and not self._is_tended(kind):
                 yield kind, verdict.because
-            if verdict is not None:
-                self.watch.open = self.watch.open | {kind} if failed else self.watch.open - {kind}
+
+    def _is_tended(self, kind: str) -> bool:
+        incident = self.watch.filed.get(kind)
+        return incident is not None and (incident.state != "closed" or incident.remedy == "accept")
 
     def _drift(self, now: int) -> Verdict | None:
         monitor, watch = self.monitors.get(spec.DriftMonitor), self.watch
@@ -224,7 +227,9 @@ class Loop:
                 p_values[name] = calibration.p_value(score)
         watch.drift = updated(watch.drift, p_values)
         limit = monitor.false_alarm_every / monitor.window
-        return triaging.judge_drift(watch.drift, windows_between_false_alarms=limit, open_finding="drift" in watch.open)
+        return triaging.judge_drift(
+            watch.drift, windows_between_false_alarms=limit, open_finding="drift" in watch.filed
+        )
 
     def _performance(self, now: int) -> Verdict | None:
         monitor, watch = self.monitors.get(spec.PerformanceMonitor), self.watch
@@ -241,7 +246,7 @@ class Loop:
             latest=float(values[matured]),
             usual=float(np.mean(usual)),
             windows_between_false_alarms=monitor.false_alarm_every / monitor.window,
-            open_finding="performance" in watch.open,
+            open_finding="performance" in watch.filed,
         )
 
     def _regret(self, now: int) -> Verdict | None:
@@ -270,8 +275,12 @@ class Loop:
 
     def _file(self, kind: str, because: str, now: int) -> None:
         """A finding joins an open incident of its kind, or one whose remedy is under way, else opens one."""
-        if not any(known.kind == kind or known.state == "remedying" for known in self._open_incidents()):
-            self.incidents.append(Incident(kind=kind, detected=now, because=because))
+        known = self._open_incidents()
+        same = [i for i in known if i.kind == kind] or [i for i in known if i.state == "remedying"]
+        if not same:
+            same = [Incident(kind=kind, detected=now, because=because)]
+            self.incidents += same
+        self.watch.filed[kind] = same[0]
 
     def _tend(self, incident: Incident, now: int) -> None:
         if incident.state == "open":
