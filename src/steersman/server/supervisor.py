@@ -21,9 +21,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from steersman.client.credentials import Credentials, write_credentials
+from steersman.client.credentials import Credentials, read_credentials, write_credentials
 from steersman.dataplane.handles import Handle, read_handle
+from steersman.domain.access import Secret
 from steersman.domain.errors import Misconfigured
+from steersman.loop.clock import open_clock
 from steersman.server.embedded_mlflow import (
     READY_TIMEOUT_S,
     EmbeddedMlflow,
@@ -306,7 +308,12 @@ def main(
     )
     installation = supervisor.installation
     store = Store.at(state)
-    token = first_admin(store)
+    earlier = read_credentials(state)
+    token = first_admin(
+        store,
+        known=Secret(earlier.token) if earlier else None,
+        at=open_clock(store, replay_from=installation.replay_from).now(),
+    )
     code = login_code(store)
     store.close()
     credentials = Credentials(url=installation.url, token=token.reveal(), router_url=installation.router_url)

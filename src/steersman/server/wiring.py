@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.dataplane.configuration import TokenHash
 from steersman.domain.access import Access, Grant, Kind, Permission, Role, Secret
-from steersman.domain.errors import Misconfigured
+from steersman.domain.errors import Misconfigured, NotAuthenticated
+from steersman.domain.events import Action, Event
 from steersman.ledger.checkpoint import VerifierKey, generate_key, load_key, sign_checkpoint
 from steersman.loop.clock import open_clock
 from steersman.loop.commands import Commands
@@ -226,16 +227,41 @@ ADMIN = "admin"
 """The first person of an installation; who they really are is told by renaming roles, not by a default password."""
 
 
-def first_admin(store: Store) -> Secret:
-    """Make the first admin if nobody is there, and a token for the credentials file of the state directory."""
+def first_admin(store: Store, *, known: Secret | None, at: datetime) -> Secret:
+    """Make the first admin if nobody is there, and a token for the credentials file of the state directory.
+
+    The token `known` from an earlier start is kept while it is valid for a while; an older one is replaced. `at` is
+    event time, for the ledger.
+    """
     with store.write() as tx:
         identities = Identities(tx.credentials)
         if not tx.credentials.users():
-            identities.set_user(ADMIN, (Grant(role=Role.ADMIN), Grant(role=Role.OPERATOR)), wall())
-        _, token = identities.issue_token(
+            grants = (Grant(role=Role.ADMIN), Grant(role=Role.OPERATOR))
+            identities.set_user(ADMIN, grants, wall())
+            tx.append(_people_event(Action.USER_CHANGED, at, "the first admin of the installation", {"admin": True}))
+        if known is not None and _stands(identities, known):
+            return known
+        row, token = identities.issue_token(
             subject=ADMIN, kind=Kind.HUMAN, owner=ADMIN, now=wall(), roles=(Role.ADMIN, Role.OPERATOR)
         )
+        because = "a token for the credentials file of the state directory"
+        tx.append(_people_event(Action.TOKEN_ISSUED, at, because, {"token": row.id}))
     return token
+
+
+def _stands(identities: Identities, token: Secret) -> bool:
+    """Whether a token will still be good in a week."""
+    try:
+        identities.authenticate_token(token, wall() + timedelta(days=7))
+    except NotAuthenticated:
+        return False
+    return True
+
+
+def _people_event(action: Action, at: datetime, because: str, data: dict[str, object]) -> Event:
+    return Event(
+        action=action, at=at, actor="system", workspace="*", kind="user", name=ADMIN, because=because, data=data
+    )
 
 
 def login_code(store: Store, subject: str = ADMIN) -> Secret:

@@ -1,0 +1,89 @@
+"""The whole of it, small: real processes, a real MLflow, real flights, faults; and twice the same story from one seed."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "01-flight-delay"
+
+DAYS = "20"
+"""Long enough for the first release to end, a worker to die, an alias to be moved and a broken candidate to be stopped."""
+
+IDENTIFIER = re.compile(r"(?:rel|inc|run|op|fnd|evt)-[0-9a-f]{8}-[0-9a-f-]{27}|sha256:[0-9a-f]{64}")
+
+
+def free_pair() -> int:
+    """A port that is free, and the next one too."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return int(port)
+
+
+def drive(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run the demo as `make demo` does and return its report."""
+    folder.mkdir()
+    command = [sys.executable, str(EXAMPLE / "drive.py"), "--exit", "--sample", "0.03", "--days", DAYS, *arguments]
+    command += ["--port", str(free_pair()), "--state", str(folder / "state")]
+    command += ["--report", str(folder / "r.json"), "--export", str(folder / "export")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert (folder / "r.json").exists(), done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads((folder / "r.json").read_text())  # type: ignore[no-any-return]
+
+
+def told(folder: Path) -> list[Any]:
+    """The ledger's bodies with identifiers and digests by order of appearance, and without what the wall clock says."""
+    with tarfile.open(folder / "export" / "ledger.tar") as archive:
+        member = archive.extractfile("ledger/entries.jsonl")
+        assert member is not None
+        lines = member.read().decode().splitlines()
+    seen: dict[str, str] = {}
+
+    def name(found: re.Match[str]) -> str:
+        return seen.setdefault(found[0], f"#{len(seen)}")
+
+    bodies = []
+    for line in lines:
+        entry = json.loads(line)
+        for wall in ("id", "recorded_at"):
+            del entry[wall]
+        bodies.append(json.loads(IDENTIFIER.sub(name, json.dumps(entry))))
+    return bodies
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("mlflow")
+def test_the_same_seed_tells_the_same_story_and_the_checker_believes_it(tmp_path: Path) -> None:
+    first = drive(tmp_path / "first", "--seed", "3")
+    second = drive(tmp_path / "second", "--seed", "3")
+
+    assert told(tmp_path / "first") == told(tmp_path / "second")
+    for report in (first, second):
+        assert report["ledger"]["verified"]
+        assert report["request_failures"] == 0
+        assert [release["completion"] for release in report["releases"]][0] == "Promoted"
+    checked = subprocess.run(
+        [
+            sys.executable,
+            str(EXAMPLE / "check.py"),
+            str(tmp_path / "first" / "export"),
+            str(tmp_path / "first" / "r.json"),
+        ]
+        + ["--sample", "0.03"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout[-3000:] + checked.stderr[-2000:]
