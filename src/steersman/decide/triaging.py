@@ -166,7 +166,7 @@ def assign(finding: Finding, incidents: Sequence[Incident], *, stable_version: i
     """One incident per model, environment and cause.
 
     A finding joins the open incident of its own kind; it also joins one of another kind whose remedy is already under
-    way, because that remedy replaces the very version the finding is about.
+    way or will be tried again, because that remedy replaces the very version the finding is about.
     """
     if stable_version is not None and finding.version != stable_version:
         because = f"about version {finding.version}, version {stable_version} answers now"
@@ -183,8 +183,12 @@ def assign(finding: Finding, incidents: Sequence[Incident], *, stable_version: i
             because = f"the {incident.kind} incident since {incident.detected_at:%Y-%m-%d}"
             return Assignment(filing=Filing.ATTACH, incident=incident.id, because=because)
     for incident in sorted(here, key=lambda known: (known.detected_at, known.id)):
-        under_way = incident.state is IncidentState.REMEDYING
-        if under_way and incident.version == finding.version and incident.remedy in (Remedy.RETRAIN, Remedy.ROLLBACK):
+        if incident.version != finding.version:
+            continue
+        if incident.state is IncidentState.OPEN and incident.attempts:
+            because = f"the {incident.kind} incident tries again to replace version {finding.version}"
+            return Assignment(filing=Filing.ATTACH, incident=incident.id, because=because)
+        if incident.state is IncidentState.REMEDYING and incident.remedy in (Remedy.RETRAIN, Remedy.ROLLBACK):
             because = f"the {incident.kind} incident's {incident.remedy} already replaces version {finding.version}"
             return Assignment(filing=Filing.ATTACH, incident=incident.id, because=because)
     return Assignment(filing=Filing.OPEN, incident=None, because=f"no open {finding.kind} incident")

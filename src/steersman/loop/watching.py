@@ -156,13 +156,33 @@ class Watching:
                 current = tx.incident(incident.id)
                 if current is None or current.state is IncidentState.CLOSED:
                     continue
-                if current.state is IncidentState.OPEN:
+                if self._replaced_by_hand(current, serving):
+                    self._adopt(tx, current, serving)
+                    moved = True
+                elif current.state is IncidentState.OPEN:
                     moved = self._triage(tx, model, serving, current) or moved
                 elif current.state is IncidentState.REMEDYING:
                     moved = self._remedy(tx, model, current) or moved
                 else:
                     moved = self._recover(tx, model, current) or moved
         return moved
+
+    @staticmethod
+    def _replaced_by_hand(incident: Incident, serving: Release) -> bool:
+        """Whether a person brought another version in before any remedy of the incident was released."""
+        tended = incident.release is not None or incident.state is IncidentState.RECOVERING
+        later = serving.promoted_at is not None and serving.promoted_at >= incident.detected_at
+        return not tended and later and serving.version != incident.version
+
+    def _adopt(self, tx: Transaction, incident: Incident, serving: Release) -> None:
+        """Take the release for the remedy: whether it helped is verified as with one of our own."""
+        because = f"version {serving.version} was released meanwhile (release {serving.number})"
+        remedy = Remedy.ROLLBACK if serving.opened is Opened.ROLLBACK else Remedy.RETRAIN
+        after = msgspec.structs.replace(
+            incident, state=IncidentState.REMEDYING, remedy=remedy, release=serving.id, because=because
+        )
+        tx.save_incident(incident, after)
+        self._note(tx, incident, Action.INCIDENT_TRIAGED, because, {"remedy": str(remedy)})
 
     def _triage(self, tx: Transaction, model: spec.Model, serving: Release, incident: Incident) -> bool:
         busy = [

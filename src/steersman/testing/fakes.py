@@ -176,13 +176,14 @@ class FakeTraffic:
     """The inference log of a made-up world: `rows` requests a day whose labels come true a day later.
 
     Each version's score is the true signal plus noise; `quality` says how much signal. Everything is a pure function of
-    the day and the digest, so two looks see the same rows.
+    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs.
     """
 
     quality: Quality = lambda _digest, _day: 1.0
     rows: int = 400
     errors: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
+    missing: float = 0.0
     router: FakeRouter | None = None
 
     def flush(self) -> None:
@@ -239,6 +240,7 @@ class FakeTraffic:
         x = np.concatenate(
             [np.random.default_rng(int(day.timestamp()) + 2).normal(self.inputs(day), 1, self.rows) for day in days]
         )
+        x[: int(len(x) * self.missing)] = np.nan
         known = as_of - until >= timedelta(days=1)
         return AnsweredRows(
             rows=len(scores),
@@ -271,10 +273,10 @@ class FakeTraffic:
 
 @dataclass
 class FakeDatasets:
-    """Snapshots are empty files; reading one gives the made-up world's rows of its span."""
+    """Snapshots are files that hold no more than their span; reading one gives the made-up world's rows of it."""
 
     traffic: FakeTraffic
-    spans: dict[Path, tuple[datetime, datetime]] = field(default_factory=dict)
+    unreadable: bool = False
 
     def snapshot(
         self,
@@ -285,6 +287,8 @@ class FakeDatasets:
         time_until: datetime | None,
         into: Path,
     ) -> Snapshot:
+        if self.unreadable:
+            raise OSError("the files of the dataset cannot be read")
         start = time_from or known_until - timedelta(days=30)
         end = time_until or known_until - timedelta(seconds=source.horizon_s)
         start = start.replace(hour=0, minute=0, second=0, microsecond=0)

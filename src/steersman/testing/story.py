@@ -9,6 +9,7 @@ from typing import Any
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.domain.incident import Incident
 from steersman.domain.release import Release
+from steersman.domain.traffic import Challenger
 from steersman.ledger.entry import parse_entry
 from steersman.loop.clock import ReplayClock
 from steersman.loop.commands import Commands
@@ -69,6 +70,18 @@ def canary(*, onInconclusive: str = "promoteWithinMargin", **policy: Any) -> dic
     guardrails = [{"name": "error-rate", "limit": "<= 0.1%", "critical": True}]
     return {"production": {"strategy": {"canary": {"steps": steps}}, "guardrails": guardrails, **policy}}
 
+
+LOOP = {
+    "train": {"source": {"directory": "."}, "command": ["python", "train.py"], "data": {"dataset": "flights"}},
+    "holdout": {"dataset": "flights", "last": "14d"},
+    "gates": [{"metric": "roc_auc", "on": "holdout", "vs": "production", "maxDrop": 0.01}],
+    "monitors": [
+        {"name": "freshness", "kind": "challenger", "metric": "roc_auc", "margin": 0.02, "refresh": "14d"},
+        {"name": "quality", "kind": "performance", "metric": "log_loss"},
+    ],
+    "retrain": {"mode": "auto", "on": ["freshness", "quality"], "cooldown": "14d"},
+}
+"""The sections of a model that looks after itself: how it is trained, judged, watched, and when it is trained again."""
 
 LINE_MAX = 110
 """Characters of a line of `Story.why`: enough for the verdict and its numbers, and it fits on a page of code."""
@@ -141,6 +154,19 @@ class Story:
             found = tx.release(release.id)
         assert found is not None
         return found
+
+    def set_challenger(self, number: int) -> None:
+        """Let a registered version be scored beside production, as a training for it would."""
+        challenger = Challenger(
+            workspace="default",
+            model="delay",
+            environment="production",
+            version=number,
+            digest=self.digest(number),
+            since=self.clock.now(),
+        )
+        with self.store.write() as tx:
+            tx.put_challenger(challenger)
 
     def days(self, count: int) -> None:
         """Let event time pass, a day at a time, as a replay does."""
@@ -240,4 +266,4 @@ def _wall() -> datetime:
     return EPOCH
 
 
-__all__ = ("DATASET", "Story", "canary", "model_document")
+__all__ = ("DATASET", "LOOP", "Story", "canary", "model_document")
