@@ -1,8 +1,8 @@
 """The world moves on; a freshly trained version on the same requests shows what is being lost, and the loop closes.
 
-Nobody does anything in this chapter. A challenger is trained and scored on copies of the traffic; when it is surely better, there is
-a finding, an incident, a retraining on what has matured, gates, a shadow, a canary, a promotion, and, two weeks later, proof
-that it helped.
+Nobody does anything in this chapter. A challenger is trained and scored on copies of the traffic; when it is surely better,
+there is a finding, an incident, a retraining on what has matured, gates, a shadow, a canary, a promotion, and, two weeks
+later, proof that it helped.
 """
 
 from datetime import UTC, datetime
