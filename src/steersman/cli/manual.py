@@ -86,6 +86,9 @@ _ALL = (
                       default=7701, metavar="PORT"),
             _argument("--host", help="address to listen on (default 127.0.0.1)", default="127.0.0.1", metavar="HOST"),
             _argument("--mlflow-uri", help="use this MLflow instead of starting one", metavar="URI"),
+            _argument("--mlflow-token", help="where that server's token lies: env:NAME or file:/absolute/path",
+                      metavar="REFERENCE"),
+            _argument("--mlflow-user", help="its user; --mlflow-token then names the password", metavar="NAME"),
             _argument("--no-mlflow", help="neither start nor use MLflow", action="store_true"),
             _argument("--registry", help="a directory of versions, the registry `directory` of documents", metavar="DIR"),
             _argument("--allow-code", help="let versions of this model carry code (pickle, pyfunc); may be repeated",
@@ -95,7 +98,7 @@ _ALL = (
         "Starts control server, router, committer and an embedded MLflow, restarts what fails, and stops them on\n"
         "Ctrl-C. Workers keep serving when it is killed and are adopted at the next start. Everything it keeps lies in\n"
         "the state directory; the first start writes the admin's token there, readable by you only.",
-        ("steersman up", "steersman up --state /srv/steersman --mlflow-uri http://mlflow.internal:5000"),
+        ("steersman up", "steersman up --mlflow-uri https://mlflow.example.com --mlflow-token env:MLFLOW_TOKEN"),
     ),
     Command(
         "demo", "run a year of real flights through the whole loop", "steersman.cli.commands.installation:demo",

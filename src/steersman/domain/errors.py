@@ -178,6 +178,8 @@ def from_wire(status: int, body: object) -> SteersmanError:
             return cls(found, source=str(error.get("source") or ""), next_step=step)
         return cls(str(error["message"]), next_step=step)
     by_status = {cls.status: cls for cls in reversed(tree()) if cls is not BadDocument and cls is not NotSupported}
+    # The Open Inference Protocol, which router and workers speak, has a bare sentence there.
+    said = f"the server answered {status}" + (f": {error}" if isinstance(error, str) else "")
     if status >= 500:
-        return (Unavailable if status in (502, 503, 504) else SteersmanError)(f"the server answered {status}")
-    return by_status.get(status, BadRequest)(f"the server answered {status}")
+        return (Unavailable if status in (502, 503, 504) else SteersmanError)(said)
+    return by_status.get(status, BadRequest)(said)

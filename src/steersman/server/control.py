@@ -89,7 +89,9 @@ def main() -> None:
         handler.addFilter(Redacting())
     try:
         serve(arguments.state)
-    except (SteersmanError, OSError) as error:
+    except SteersmanError as error:
+        sys.exit(f"control: {error.message}\nnext: {error.next_step}")
+    except OSError as error:
         sys.exit(f"control: {error}")
 
 

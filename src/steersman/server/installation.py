@@ -17,6 +17,8 @@ FILE = "installation.json"
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """`registries` maps a name that documents use to an address: ``embedded``, an MLflow URI, or ``directory:/path``.
+    `registry_tokens` says by the same names where a registry's token lies (`env:NAME`, `file:/path`), never what it is;
+    with a name in `registry_users` it is that user's password.
 
     `code_models` are `workspace/model` names whose versions may carry code (pickle, pyfunc): whoever can register a
     version of such a model can run code in its workers. `hosts` are further names this server answers to.
@@ -26,6 +28,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 7700
     router_port: int = 7701
     registries: dict[str, str] = msgspec.field(default_factory=lambda: {"mlflow": "embedded"})
+    registry_tokens: dict[str, str] = {}
+    registry_users: dict[str, str] = {}
     code_models: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     replay_from: datetime | None = None

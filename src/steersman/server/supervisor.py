@@ -6,6 +6,7 @@ A process that dies is started again with growing pauses; one that cannot start 
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ import psutil
 from steersman.client.credentials import Credentials, read_credentials, write_credentials
 from steersman.dataplane.handles import Handle, read_handle
 from steersman.domain.access import Secret
-from steersman.domain.errors import Misconfigured
+from steersman.domain.errors import BadRequest, Conflict, Misconfigured, SteersmanError
 from steersman.loop.clock import open_clock
 from steersman.server.embedded_mlflow import (
     READY_TIMEOUT_S,
@@ -50,8 +51,13 @@ PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STOP_S = 10.0
 """Wall seconds a process has to end by itself after SIGTERM."""
 
+PORT_MAX = 65535
+
 PORTS_TRIED = 50
 """How many ports above a busy one are tried."""
+
+REGISTRY_S = 5.0
+"""Wall seconds a team's own registry may take to answer at the start, before a line says that it does not."""
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
 
@@ -137,6 +143,8 @@ class Supervisor:
     state: Path
     installation: Installation
     say: Say
+    changed: bool = False
+    """Whether the installation is another one than at the last start: a control server of before is not adopted then."""
     children: dict[str, Child] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -165,6 +173,8 @@ class Supervisor:
         environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if name != "control":
             environment["POLARS_MAX_THREADS"] = "1"
+        else:
+            environment |= _variables_of_secrets(self.installation)
         child = Child(
             name=name,
             argv=(sys.executable, "-m", module, "--state", str(self.state), *arguments),
@@ -175,7 +185,10 @@ class Supervisor:
         handle = read_handle(self.state / "run" / f"{name}.json")
         if handle is not None and handle.alive():
             child.adopted = handle
-            self.say(f"  {name}: running since before (pid {handle.pid}), adopted")
+            if name == "control" and self.changed:
+                child.stop()
+            else:
+                self.say(f"  {name}: running since before (pid {handle.pid}), adopted")
         self.children[name] = child
 
     def _add_mlflow(self) -> EmbeddedMlflow:
@@ -259,17 +272,29 @@ def _listens(host: str, port: int) -> bool:
         return False
 
 
+def _variables_of_secrets(installation: Installation) -> dict[str, str]:
+    """The environment variables that hold a registry's token: the control server needs them, nothing else gets them."""
+    names = [r.removeprefix("env:") for r in installation.registry_tokens.values() if r.startswith("env:")]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def free_port(host: str, wanted: int, *, taken: frozenset[int] = frozenset()) -> int:
     """`wanted`, or the next free port above it. Raises Misconfigured when none of the next PORTS_TRIED is."""
-    for port in range(wanted, wanted + PORTS_TRIED):
+    if not 1 <= wanted <= PORT_MAX:
+        raise BadRequest(f"a port is a number from 1 to {PORT_MAX}, got {wanted}")
+    for port in range(wanted, min(wanted + PORTS_TRIED, PORT_MAX + 1)):
         if port in taken:
             continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    continue
+                raise Misconfigured(
+                    f"cannot listen on {host}: {error.strerror}", next_step="Give an address of this machine as --host."
+                ) from None
             return port
     raise Misconfigured(
         f"the ports {wanted} to {wanted + PORTS_TRIED - 1} of {host} are taken", next_step="Give another --port."
@@ -283,37 +308,70 @@ def main(
     port: int = 7700,
     router_port: int = 7701,
     mlflow_uri: str | None = None,
+    mlflow_token: str | None = None,
+    mlflow_user: str | None = None,
     mlflow: bool = True,
     registry: str | None = None,
     allow_code: tuple[str, ...] = (),
     replay_from: datetime | None = None,
 ) -> int:
-    """Run until SIGTERM or Ctrl-C; 0 then, 1 when something could not start."""
+    """Run until SIGTERM or Ctrl-C; 0 then. Raises SteersmanError when something could not start."""
+    wanted = Installation(
+        host=host,
+        port=port,
+        router_port=router_port,
+        registries=_registries(mlflow_uri, mlflow, registry),
+        registry_tokens={"mlflow": mlflow_token} if mlflow_token else {},
+        registry_users={"mlflow": mlflow_user} if mlflow_user else {},
+        code_models=allow_code,
+        replay_from=replay_from,
+    )
+    _check_credentials(wanted)
+    with _alone(state.resolve()):
+        return _run(state.resolve(), wanted)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold the state directory against a second `steersman up`, which would adopt, and later end, the processes of this."""
+    from steersman.plugins.processes import hold
+
+    try:
+        (state / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = hold(state / "run" / "up.lock")
+    except OSError as error:
+        raise Misconfigured(
+            f"the state directory {state} cannot be used: {error.strerror}",
+            next_step="Make it a directory of yours, or choose another with --state.",
+        ) from None
+    if lock is None:
+        raise Conflict(
+            f"`steersman up` runs already with the state directory {state}",
+            next_step=f"Use that one (`steersman --state {state} status`), end it, or choose another --state.",
+        )
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _run(state: Path, wanted: Installation) -> int:
     from steersman.server.wiring import first_admin, login_code
     from steersman.store.database import Store
 
-    state = state.resolve()
+    known = load(state) if (state / FILE).exists() else None
+    store = Store.at(state)
+    replay_from = wanted.replay_from or (known.replay_from if known else None)
+    clock = open_clock(store, replay_from=replay_from)
+    earlier = read_credentials(state)
+    installation = _installation(state, msgspec.structs.replace(wanted, replay_from=replay_from), known)
     supervisor = Supervisor(
         state=state,
-        installation=_installation(
-            state,
-            host=host,
-            port=port,
-            router_port=router_port,
-            registries=_registries(mlflow_uri, mlflow, registry),
-            allow_code=allow_code,
-            replay_from=replay_from,
-        ),
+        installation=installation,
         say=lambda text: print(text, flush=True),
+        changed=installation != known,
     )
-    installation = supervisor.installation
-    store = Store.at(state)
-    earlier = read_credentials(state)
-    token = first_admin(
-        store,
-        known=Secret(earlier.token) if earlier else None,
-        at=open_clock(store, replay_from=installation.replay_from).now(),
-    )
+    token = first_admin(store, known=Secret(earlier.token) if earlier else None, at=clock.now())
     code = login_code(store)
     store.close()
     credentials = Credentials(url=installation.url, token=token.reveal(), router_url=installation.router_url)
@@ -327,11 +385,48 @@ def main(
         supervisor.say(f"  router   {installation.router_url}/")
         if "mlflow" in supervisor.children:
             supervisor.say(f"  MLflow   {installation.url}/mlflow   (MLFLOW_TRACKING_URI)")
+        _say_registries(installation, supervisor.say)
         supervisor.say(f"  token    in {state / 'credentials.json'}; steersman --state {state} status")
         supervisor.watch()
     finally:
         supervisor.stop()
     return 0
+
+
+def _check_credentials(installation: Installation) -> None:
+    """What is wrong with a registry's address or token for good is said before anything starts."""
+    from steersman.plugins.secrets import read_secret
+    from steersman.server.wiring import EMBEDDED, MLFLOW, own_mlflow
+
+    if installation.registries.get(MLFLOW) in (None, EMBEDDED):
+        if installation.registry_tokens or installation.registry_users:
+            raise BadRequest(
+                "--mlflow-token and --mlflow-user belong to your own server", next_step="Give --mlflow-uri."
+            )
+        return
+    if installation.registry_users and not installation.registry_tokens:
+        raise BadRequest("--mlflow-user needs the password", next_step="Give --mlflow-token env:NAME or file:/path.")
+    for reference in installation.registry_tokens.values():
+        read_secret(reference)
+    own_mlflow(installation, MLFLOW)
+
+
+def _say_registries(installation: Installation, say: Say) -> None:
+    """Where versions come from, and whether it answers. One that does not is no reason not to serve."""
+    from steersman.plugins.registries.directory import DirectoryRegistry
+    from steersman.server.wiring import EMBEDDED, own_mlflow
+
+    for name, address in installation.registries.items():
+        if address == EMBEDDED:
+            continue
+        try:
+            if address.startswith("directory:"):
+                found = DirectoryRegistry(Path(address.removeprefix("directory:"))).check()
+            else:
+                found = own_mlflow(installation, name, timeout_s=REGISTRY_S).check()
+            say(f"  registry {name}: {found}")
+        except SteersmanError as error:
+            say(f"  registry {name}: {error.message} {error.next_step}")
 
 
 def _registries(mlflow_uri: str | None, mlflow: bool, registry: str | None) -> dict[str, str]:
@@ -347,34 +442,20 @@ def _registries(mlflow_uri: str | None, mlflow: bool, registry: str | None) -> d
     return found
 
 
-def _installation(
-    state: Path,
-    *,
-    host: str,
-    port: int,
-    router_port: int,
-    registries: dict[str, str],
-    allow_code: tuple[str, ...],
-    replay_from: datetime | None,
-) -> Installation:
+def _installation(state: Path, wanted: Installation, known: Installation | None) -> Installation:
     """What this start means. Ports of processes that still run from before are kept; a busy port is replaced and named."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    known = load(state) if (state / FILE).exists() else None
     control, router = read_handle(state / "run" / "control.json"), read_handle(state / "run" / "router.json")
     kept_port = known.port if known and control is not None and control.alive() else None
     kept_router = known.router_port if known and router is not None and router.alive() else None
-    chosen = kept_port or free_port(host, port)
-    chosen_router = kept_router or free_port(host, router_port, taken=frozenset({chosen}))
-    for name, wanted, got in (("port", port, chosen), ("router port", router_port, chosen_router)):
-        if wanted != got:
-            print(f"{name} {wanted} is taken, using {got}", flush=True)
-    installation = Installation(
-        host=host,
-        port=chosen,
-        router_port=chosen_router,
-        registries=registries,
-        code_models=allow_code,
-        replay_from=replay_from or (known.replay_from if known else None),
-    )
+    chosen = kept_port or free_port(wanted.host, wanted.port)
+    chosen_router = kept_router or free_port(wanted.host, wanted.router_port, taken=frozenset({chosen}))
+    for name, asked, kept, got in (
+        ("port", wanted.port, kept_port, chosen),
+        ("router port", wanted.router_port, kept_router, chosen_router),
+    ):
+        if asked != got:
+            why = "keeps the one of the process that still runs:" if kept else f"{asked} is taken, using"
+            print(f"{name} {why} {got}", flush=True)
+    installation = msgspec.structs.replace(wanted, port=chosen, router_port=chosen_router)
     save(state, installation)
     return installation

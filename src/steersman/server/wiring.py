@@ -22,7 +22,8 @@ from steersman.loop.world import Documents, World
 from steersman.plugins.identity.tokens import Identities
 from steersman.plugins.registries.directory import DirectoryRegistry
 from steersman.plugins.registries.mlflow import MlflowRegistry
-from steersman.plugins.registries.mlflow_rest import MlflowRest
+from steersman.plugins.registries.mlflow_rest import TIMEOUT_S, MlflowRest, basic, bearer
+from steersman.plugins.secrets import read_secret
 from steersman.plugins.tables.datasets import ParquetDatasets
 from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.plugins.targets.local import LocalTarget
@@ -39,6 +40,11 @@ ORIGIN = "steersman"
 """Name of the ledger in its checkpoints and verifier key; an installation may not change it later."""
 
 EMBEDDED = "embedded"
+"""The address of the MLflow that `steersman up` starts."""
+
+MLFLOW = "mlflow"
+"""The name documents have for an installation's MLflow, embedded or a team's own."""
+
 TRAINER = "trainer"
 """The service a training run calls the registry as."""
 
@@ -127,8 +133,21 @@ def _registries(installation: Installation, mlflow: EmbeddedMlflow | None) -> di
         elif address.startswith("directory:"):
             found[name] = DirectoryRegistry(Path(address.removeprefix("directory:")))
         else:
-            found[name] = MlflowRegistry(MlflowRest(address))
+            found[name] = own_mlflow(installation, name)
     return found
+
+
+def own_mlflow(installation: Installation, name: str, *, timeout_s: float = TIMEOUT_S) -> MlflowRegistry:
+    """A team's own server. Its token is read at every request, so one that is replaced needs no restart."""
+    reference, user = installation.registry_tokens.get(name), installation.registry_users.get(name)
+
+    def identified(method: str, target: str) -> Mapping[str, str]:
+        if reference is None:
+            return {}
+        secret = read_secret(reference).reveal()
+        return (basic(user, secret) if user else bearer(secret))(method, target)
+
+    return MlflowRegistry(MlflowRest(installation.registries[name], headers=identified, timeout_s=timeout_s))
 
 
 def ledger_key(state: Path) -> Ed25519PrivateKey:
@@ -187,7 +206,11 @@ class RouterTokens:
 
 
 class TrainerTokens:
-    """What a training run is given of the registry: its address through our guard, and a token for one day."""
+    """What a training run is given of MLflow: its address, and who it is there.
+
+    Of the embedded one the address through our guard and a token for one day; of a team's own server the installation's
+    own credentials, because there are no others.
+    """
 
     def __init__(self, store: Store, installation: Installation) -> None:
         self._store = store
@@ -195,8 +218,27 @@ class TrainerTokens:
         self._known: dict[str, tuple[Secret, datetime]] = {}
 
     def environment(self, workspace: str, _model: str) -> Mapping[str, str]:
-        if EMBEDDED not in self._installation.registries.values():
+        address = self._installation.registries.get(MLFLOW)
+        if address is None:
             return {}
+        given = self._embedded(workspace) if address == EMBEDDED else self._own(address)
+        return {**given, "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+
+    def _own(self, address: str) -> dict[str, str]:
+        reference = self._installation.registry_tokens.get(MLFLOW)
+        user = self._installation.registry_users.get(MLFLOW)
+        if reference is None:
+            return {"MLFLOW_TRACKING_URI": address}
+        secret = read_secret(reference).reveal()
+        if user:
+            return {
+                "MLFLOW_TRACKING_URI": address,
+                "MLFLOW_TRACKING_USERNAME": user,
+                "MLFLOW_TRACKING_PASSWORD": secret,
+            }
+        return {"MLFLOW_TRACKING_URI": address, "MLFLOW_TRACKING_TOKEN": secret}
+
+    def _embedded(self, workspace: str) -> dict[str, str]:
         token, until = self._known.get(workspace, (None, None))
         if token is None or until is None or until - wall() < TRAINER_TOKEN_LIFE / 2:
             token = self._issue(workspace)
@@ -204,8 +246,6 @@ class TrainerTokens:
         return {
             "MLFLOW_TRACKING_URI": f"{self._installation.url}/mlflow",
             "MLFLOW_TRACKING_TOKEN": token.reveal(),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "GIT_PYTHON_REFRESH": "quiet",
         }
 
     def _issue(self, workspace: str) -> Secret:

@@ -15,12 +15,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from steersman.domain.errors import Misconfigured
 from steersman.store import tables
 from steersman.store.transaction import Transaction
-
-
-class DatabaseTooNew(RuntimeError):
-    """The database was written by a newer Steersman; nothing was changed. Start the newer version instead."""
 
 
 def _wall() -> datetime:
@@ -31,6 +28,7 @@ class Store:
     """Opens (and on first use creates) a database.
 
     `url` is SQLAlchemy's, e.g. ``sqlite:////var/lib/steersman/control.db``. `wall` gives the ledger's `recorded_at`.
+    Raises Misconfigured when it cannot be opened, or was written by a newer Steersman.
     """
 
     def __init__(self, url: str, *, wall: Callable[[], datetime] = _wall) -> None:
@@ -41,16 +39,31 @@ class Store:
         if self._sqlite:
             sa.event.listen(self._engine, "connect", _configure_sqlite)
         self._listeners: list[Callable[[], None]] = []
-        with self._engine.begin() as connection:
-            tables.metadata.create_all(connection)
+        try:
+            self._refuse_newer()
+            with self._engine.begin() as connection:
+                tables.metadata.create_all(connection)
+        except sa.exc.DatabaseError as error:
+            raise Misconfigured(
+                f"the database {self._engine.url.database} cannot be opened: {error.orig}",
+                next_step="Check that the file is there, whole and yours; else choose another directory with --state.",
+            ) from None
         with self.write() as tx:
-            found = tx.setting("schema")
-            if found is None:
+            if tx.setting("schema") is None:
                 tx.put_setting("schema", str(tables.SCHEMA_VERSION))
-            elif int(found) > tables.SCHEMA_VERSION:
-                raise DatabaseTooNew(
-                    f"the database has schema {found}, this Steersman knows {tables.SCHEMA_VERSION}: start the newer Steersman"
-                )
+
+    def _refuse_newer(self) -> None:
+        """Before anything is written: a database of a newer Steersman stays as it is."""
+        if not sa.inspect(self._engine).has_table(tables.installation.name):
+            return
+        with self.read() as tx:
+            found = tx.setting("schema")
+        if found is not None and int(found) > tables.SCHEMA_VERSION:
+            raise Misconfigured(
+                f"the database {self._engine.url.database} was written by a newer Steersman "
+                f"(schema {found}; this one knows {tables.SCHEMA_VERSION}); nothing was changed",
+                next_step="Start that newer Steersman, or choose another directory with --state.",
+            )
 
     @classmethod
     def at(cls, state: Path, *, wall: Callable[[], datetime] = _wall) -> "Store":

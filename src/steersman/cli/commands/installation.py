@@ -30,6 +30,8 @@ def up(arguments: argparse.Namespace) -> int:
             port=arguments.port,
             router_port=arguments.router_port,
             mlflow_uri=arguments.mlflow_uri,
+            mlflow_token=arguments.mlflow_token,
+            mlflow_user=arguments.mlflow_user,
             mlflow=not arguments.no_mlflow,
             registry=arguments.registry,
             allow_code=tuple(arguments.allow_code),

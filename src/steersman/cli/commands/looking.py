@@ -60,7 +60,11 @@ def monitors(arguments: argparse.Namespace) -> int:
 
 
 def trainings(arguments: argparse.Namespace) -> int:
-    show(connect(arguments).trainings(arguments.model)[: arguments.limit], arguments.output)
+    rows = connect(arguments).trainings(arguments.model)[: arguments.limit]
+    if arguments.output != "json":
+        rows = [{**row, "because": (row.get("record") or {}).get("because")} for row in rows]
+    columns = ("started_at", "environment", "purpose", "outcome", "version", "rows", "known_until", "because")
+    show(rows, arguments.output, columns)
     return EXIT_DONE
 
 
