@@ -12,16 +12,16 @@ from steersman.domain.decoding import shown, suggest
 from steersman.domain.errors import Problem
 from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.policies import parse_policy
+from steersman.domain.refusals import refusals
 from steersman.domain.spec import (
     Analysis,
-    AnalysisMode,
     Bake,
     Canary,
-    Capture,
     ChallengerMonitor,
     Dataset,
     Document,
     DriftMonitor,
+    DropGate,
     Environment,
     EnvironmentPolicy,
     FloorGate,
@@ -31,6 +31,7 @@ from steersman.domain.spec import (
     Model,
     ModelType,
     OnInconclusive,
+    PairedGate,
     PolicyGate,
     Promote,
     RetrainMode,
@@ -45,11 +46,12 @@ HELD_OUT = "holdout"
 
 def check(document: Document) -> list[Problem]:
     """Everything in a decoded document that cannot be carried out."""
+    refused = [*refusals(document)]
     if isinstance(document, Model):
-        return [*_model(document)]
+        return [*refused, *_model(document)]
     if isinstance(document, Dataset):
-        return [*_dataset(document)]
-    return [*_environment(document)]
+        return [*refused, *_dataset(document)]
+    return [*refused, *_environment(document)]
 
 
 def strategy_path(environment: str, policy: EnvironmentPolicy) -> str:
@@ -87,12 +89,9 @@ def _gates(model: Model) -> Iterator[Problem]:
             yield Problem(path=path, message=f"on must be {HELD_OUT}, got {shown(gate.on)}")
         elif model.spec.holdout is None:
             yield Problem(path=path, message="on: holdout needs spec.holdout, which is missing")
-        if isinstance(gate, FloorGate):
-            if METRICS.get(gate.metric) is Direction.LOWER:
-                message = f"floor needs a metric where higher is better; for {gate.metric} use maxDrop or margin"
-                yield Problem(path=path, message=message)
-        elif gate.vs not in ("production", *model.spec.environments):
-            yield Problem(path=path, message=f"vs must name an environment, such as production, got {shown(gate.vs)}")
+        if isinstance(gate, FloorGate) and METRICS.get(gate.metric) is Direction.LOWER:
+            message = f"floor needs a metric where higher is better; for {gate.metric} use maxDrop or margin"
+            yield Problem(path=path, message=message)
 
 
 def _metric(model: Model, path: str, label: str, metric: str) -> Iterator[Problem]:
@@ -116,8 +115,10 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
         yield Problem(path=where, message="a canary needs a setWeight step; use shadow or allAtOnce otherwise")
     for index, guardrail in enumerate(policy.guardrails):
         path = f"spec.environments.{name}.guardrails[{index}]"
-        if guardrail.limit is None and guardrail.ratio is None:
-            yield Problem(path=path, message="needs limit, or vs and ratio")
+        if (guardrail.limit is None) == (guardrail.ratio is None):
+            yield Problem(path=path, message="needs either limit, or vs and ratio")
+        if guardrail.name is GuardrailName.ERROR_RATE and guardrail.ratio is not None:
+            yield Problem(path=path, message="error-rate needs a limit; vs and ratio compare latencies")
         if (guardrail.ratio is None) != (guardrail.vs is None):
             yield Problem(path=path, message="vs and ratio go together")
         if guardrail.vs not in (None, "stable"):
@@ -133,7 +134,6 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
 
 def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
     promoted = mirrored = False
-    weight_pct = 0
     for index, step in enumerate(steps):
         at = f"{path}.steps[{index}]"
         if promoted and not isinstance(step, Bake):
@@ -148,15 +148,10 @@ def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
                     yield from _metric(model, f"{at}.bake", f"metrics[{number}]", metric)
             case Mirror():
                 mirrored = True
-            case SetWeight():
-                weight_pct = step.weight_pct
             case Analysis():
                 yield from _analysis(model, f"{at}.analysis", step)
-                if step.mode is AnalysisMode.PAIRED and not mirrored:
+                if not mirrored:
                     yield Problem(path=f"{at}.analysis", message="mode paired needs a mirror step before it")
-                if step.mode is AnalysisMode.SPLIT and not 0 < weight_pct < 100:
-                    message = "mode split needs a setWeight within 1..99 before it"
-                    yield Problem(path=f"{at}.analysis", message=message)
             case _:
                 pass
     if not promoted:
@@ -166,8 +161,6 @@ def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
 def _analysis(model: Model, path: str, step: Analysis) -> Iterator[Problem]:
     for number, metric in enumerate(step.metrics):
         yield from _metric(model, path, f"metrics[{number}]", metric)
-    if model.spec.serving.capture is Capture.OFF:
-        yield Problem(path=path, message="needs recorded requests; spec.serving.capture is off")
     if step.on_inconclusive is OnInconclusive.PROMOTE_WITHIN_MARGIN and model.spec.tier >= 2:
         message = f"onInconclusive promoteWithinMargin is for tiers 0 and 1, this model has tier {model.spec.tier}"
         yield Problem(path=path, message=message)
@@ -184,8 +177,6 @@ def _monitors(model: Model) -> Iterator[Problem]:
         path = f"spec.monitors[{index}]"
         if monitor.name in names[:index]:
             yield Problem(path=path, message=f"name {shown(monitor.name)} is used twice")
-        if spec.serving.capture is Capture.OFF:
-            yield Problem(path=path, message="needs recorded requests; spec.serving.capture is off")
         if not isinstance(monitor, DriftMonitor):
             yield from _metric(model, path, "metric", monitor.metric)
         if isinstance(monitor, ChallengerMonitor) and spec.train is None:
@@ -193,6 +184,13 @@ def _monitors(model: Model) -> Iterator[Problem]:
     wanted = spec.incidents.rollback_when
     if wanted is not None and wanted not in names:
         yield Problem(path="spec.incidents", message=f"rollbackWhen {_no_monitor(wanted, names)}")
+    elif wanted is not None and not any(
+        isinstance(step, Bake) and step.metrics for e in spec.environments.values() for step in e.strategy.steps
+    ):
+        message = (
+            "rollbackWhen needs a bake with metrics: only the pairs of a bake tell that the replaced version is better"
+        )
+        yield Problem(path="spec.incidents", message=message)
     for index, wanted in enumerate(spec.retrain.on):
         if wanted not in names:
             yield Problem(path="spec.retrain", message=f"on[{index}] {_no_monitor(wanted, names)}")
@@ -203,6 +201,9 @@ def _monitors(model: Model) -> Iterator[Problem]:
             yield Problem(
                 path="spec.retrain", message=f"mode {spec.retrain.mode} needs on: the monitors that trigger it"
             )
+    if spec.retrain.mode is RetrainMode.AUTO and not any(isinstance(g, PairedGate | DropGate) for g in spec.gates):
+        message = "envelope: maxMetricDrop needs a gate with margin or maxDrop, which measures the drop"
+        yield Problem(path="spec.retrain", message=message)
 
 
 def _no_monitor(name: str, names: Sequence[str]) -> str:

@@ -14,18 +14,18 @@ from steersman.decide.rolling_out import GATES_STEP, pause, resume
 from steersman.decide.routing import live, promoted
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest, examine, identity
-from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound, VersionRefused
+from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound, Problem, VersionRefused
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.linting import Finding as LintFinding
-from steersman.domain.linting import lint
+from steersman.domain.linting import Level, lint
 from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop.gathering import valid_approvers
 from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
 from steersman.loop.registering import refusal, register
-from steersman.loop.world import Documents, World
+from steersman.loop.world import Documents, World, environment_of
 from steersman.store.transaction import Approval, StoredDocument, Transaction
 
 
@@ -46,14 +46,46 @@ class Commands:
             problems, document = examine(data)
             if document is None or problems:
                 raise BadDocument(problems)
+            self._refuse_unknown_registry(document)
             parsed.append(document)
-        capabilities = {"local": self._world.target.capabilities}
         results = []
         with self._world.store.write() as tx:
             for document in parsed:
-                findings = lint(document, capabilities) if isinstance(document, spec.Model) else []
+                findings = self._findings(tx, document, parsed) if isinstance(document, spec.Model) else []
                 results.append(self._apply_one(tx, document, findings, actor=actor, dry_run=dry_run))
         return results
+
+    def _findings(self, tx: Transaction, model: spec.Model, applied: Sequence[spec.Document]) -> Sequence[LintFinding]:
+        """What the linter says, with the environments as they will be; an error is refused where the mode is `prevent`."""
+        workspace = model.metadata.workspace
+        environments = {name: environment_of(tx, workspace, name) for name in model.spec.environments}
+        environments |= {
+            document.metadata.name: document.spec
+            for document in applied
+            if isinstance(document, spec.Environment) and document.metadata.workspace == workspace
+        }
+        findings = lint(model, environments=environments, targets={"local": self._world.target.capabilities})
+        errors = [f for f in findings if f.level is Level.ERROR]
+        refused = [f for f in errors if environments[f.environment].mode is spec.PolicyMode.PREVENT]
+        if refused:
+            raise BadDocument(
+                [Problem(path=f.path, message=f.message) for f in refused],
+                next_step="Correct the document; an Environment document with mode: warn lets such errors pass.",
+            )
+        return findings
+
+    def _refuse_unknown_registry(self, document: spec.Document) -> None:
+        """Now, and not when the first version is looked for; only the installation knows which registries there are."""
+        known = self._world.registries
+        if not isinstance(document, spec.Model) or document.spec.versions.registry in known:
+            return
+        problem = Problem(
+            path="spec.versions.registry",
+            message=f"this installation has no registry {document.spec.versions.registry!r}; it has: "
+            + (", ".join(sorted(known)) or "none"),
+        )
+        next_step = "Name one of these, or start `steersman up` with one more (--registry DIR, --mlflow-uri URI)."
+        raise BadDocument([problem], next_step=next_step)
 
     def _apply_one(
         self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool

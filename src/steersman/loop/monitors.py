@@ -18,6 +18,7 @@ from steersman.domain import spec
 from steersman.domain.incident import IncidentKind
 from steersman.domain.metrics import harm
 from steersman.domain.release import Release
+from steersman.domain.spec.watching import REFERENCE_WINDOWS
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.domain.version import Version
 from steersman.loop.datasets import dataset_source
@@ -31,9 +32,6 @@ from steersman.store.transaction import Transaction, Window
 
 REFERENCE_DAYS_MAX = 60
 """Most days of training data a drift calibration rests on; more would average the seasons away."""
-
-PERFORMANCE_REFERENCE_WINDOWS = 14
-"""First matured windows of a version that say what is usual for it."""
 
 
 class MonitorState(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,9 +192,9 @@ def _performance(
         for w in tx.windows(serving.workspace, serving.environment, serving.model, digest=serving.digest)
         if monitor.metric in w.metrics and (serving.promoted_at is None or w.start >= serving.promoted_at)
     ]
-    reference, later = windows[:PERFORMANCE_REFERENCE_WINDOWS], windows[PERFORMANCE_REFERENCE_WINDOWS:]
+    reference, later = windows[:REFERENCE_WINDOWS], windows[REFERENCE_WINDOWS:]
     new = [w for w in later if state.until is None or w.start > state.until]
-    if len(reference) < PERFORMANCE_REFERENCE_WINDOWS or not new:
+    if len(reference) < REFERENCE_WINDOWS or not new:
         return None
     usual = float(np.mean([w.metrics[monitor.metric] for w in reference]))
     scores = [harm(monitor.metric, w.metrics[monitor.metric] - usual) for w in reference]

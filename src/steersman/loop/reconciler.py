@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import msgspec
-
 from steersman.decide.rolling_out import Facts, Move, compares_with_another, plan, verdict_data
 from steersman.decide.routing import desired_traffic, live
 from steersman.domain import spec
-from steersman.domain.documents import parse_document
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import IncidentState
@@ -25,7 +22,7 @@ from steersman.domain.traffic import Traffic
 from steersman.loop.gathering import Seen, gate_key, gather
 from steersman.loop.isolation import every
 from steersman.loop.routes import answering, compile_configuration, serves
-from steersman.loop.world import Documents, World
+from steersman.loop.world import Documents, World, environment_of
 from steersman.ports import RunningReplica
 from steersman.store.transaction import StoredVerdict, Transaction
 
@@ -211,18 +208,10 @@ class Reconciler:
             release,
             releases,
             document,
-            environment=self._environment(tx, release),
+            environment=environment_of(tx, release.workspace, release.environment),
             now=self._world.clock.now(),
             seen=self._seen(tx, release, traffic, look),
         )
-
-    def _environment(self, tx: Transaction, release: Release) -> spec.EnvironmentSpec:
-        stored = tx.document("Environment", release.workspace, release.environment)
-        if stored is None:
-            return spec.DEFAULT_ENVIRONMENTS.get(release.environment, spec.EnvironmentSpec())
-        parsed = parse_document(msgspec.json.decode(stored.body))
-        assert isinstance(parsed, spec.Environment)
-        return parsed.spec
 
     def _seen(self, tx: Transaction, release: Release, traffic: Traffic, look: Look) -> Seen:
         counts = self._counts(tx, traffic)

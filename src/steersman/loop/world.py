@@ -10,6 +10,7 @@ from steersman.dataplane.artifacts import ArtifactStore
 from steersman.dataplane.configuration import TokenHash
 from steersman.domain import spec
 from steersman.domain.errors import NotFound
+from steersman.domain.linting import environment_spec
 from steersman.loop.clock import Clock
 from steersman.ports import Datasets, InferenceLog, Notifier, Registry, RouterControl, Scorer, Target, Trainer
 from steersman.store.database import Store
@@ -58,6 +59,19 @@ def decode_model(document: StoredDocument) -> spec.Model:
     if not isinstance(parsed, spec.Model):
         raise TypeError(f"{document.kind} {document.name} is no Model")
     return parsed
+
+
+def environment_of(tx: Transaction, workspace: str, name: str) -> spec.EnvironmentSpec:
+    """What an environment is: as its document says, else as it exists without one."""
+    from steersman.domain.documents import parse_document
+
+    stored = tx.document("Environment", workspace, name)
+    if stored is None:
+        return environment_spec(name)
+    parsed = parse_document(msgspec.json.decode(stored.body))
+    if not isinstance(parsed, spec.Environment):
+        raise TypeError(f"{stored.kind} {stored.name} is no Environment")
+    return parsed.spec
 
 
 class Documents:

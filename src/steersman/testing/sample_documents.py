@@ -75,7 +75,7 @@ def flight_delay() -> spec.Model:
             }
         },
         monitors=[
-            {"name": "inputs", "kind": "drift", "window": "1d", "segments": ["origin", "carrier"]},
+            {"name": "inputs", "kind": "drift", "window": "1d"},
             {"name": "quality", "kind": "performance", "metric": "roc_auc", "window": "1d"},
             {"name": "freshness", "kind": "challenger", "metric": "roc_auc", "block": "1d", "margin": 0.02},
         ],

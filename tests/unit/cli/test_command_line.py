@@ -193,9 +193,10 @@ def test_a_broken_document_is_refused_with_its_path(tmp_path: Path, capsys: pyte
 def test_an_error_of_the_linter_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["init", "model.yaml"])
     path = tmp_path / "model.yaml"
-    path.write_text(path.read_text().replace("tier: 1 ", "tier: 3 "))
+    text = "\n".join(_uncommented(line) for line in path.read_text().splitlines())
+    path.write_text(text.replace("horizon: 1d", "horizon: 30d"))
     assert main(["validate", "model.yaml"]) == 1
-    assert "demands an approval step" in capsys.readouterr().out
+    assert "horizon is beyond maxDuration" in capsys.readouterr().out
 
 
 def test_the_schema_of_one_kind_or_of_all(capsys: pytest.CaptureFixture[str]) -> None:

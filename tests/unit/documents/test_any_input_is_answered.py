@@ -28,7 +28,7 @@ spec:
       approvals: {required: 1}
       freeze: [{startsAt: "2026-01-01T00:00:00Z", endsAt: "2026-01-02T00:00:00Z", reason: x}]
   monitors: [{name: quality, kind: performance, metric: log_loss}]
-  retrain: {mode: propose, on: [quality]}
+  retrain: {mode: register, on: [quality]}
 """
 
 anything = st.recursive(

@@ -38,7 +38,7 @@ spec:
       - {name: error-rate, limit: "<= 0.1%", critical: true}
       - {name: p99-latency, vs: stable, ratio: 1.2}
   monitors:
-  - {name: inputs, kind: drift, segments: [origin]}
+  - {name: inputs, kind: drift}
   - {name: quality, kind: performance, metric: log_loss}
   - {name: freshness, kind: challenger, metric: roc_auc}
   incidents: {rollbackWhen: quality}
@@ -83,7 +83,17 @@ STEPS = "spec.environments.production.strategy.canary"
         ("- mirror: {percent: 100}", "- pause: {}", f"{STEPS}.steps[1].analysis: mode paired needs a mirror step"),
         ('"<= 0.1%"', '"> 3"', "spec.environments.production.guardrails[0]: limit must be a bound such as"),
         ('"<= 0.1%"', '"<= 9ms"', "spec.environments.production.guardrails[0]: limit of error-rate must be written"),
-        (", ratio: 1.2", "", "spec.environments.production.guardrails[1]: needs limit, or vs and ratio"),
+        (", ratio: 1.2", "", "spec.environments.production.guardrails[1]: needs either limit, or vs and ratio"),
+        (
+            "name: p99-latency, vs",
+            "name: error-rate, vs",
+            "guardrails[1]: error-rate needs a limit; vs and ratio compare latencies",
+        ),
+        (
+            "{duration: 14d, metrics: [roc_auc]}",
+            "{duration: 14d}",
+            "spec.incidents: rollbackWhen needs a bake with metrics",
+        ),
         (
             "kind: drift",
             "kind: drft",
@@ -96,6 +106,11 @@ STEPS = "spec.environments.production.strategy.canary"
             'spec.incidents: rollbackWhen names no monitor: "qualty", did',
         ),
         ("on: [freshness]", "on: [fresh]", 'spec.retrain: on[0] names no monitor: "fresh", did you mean "freshness"?'),
+        (
+            "  - {metric: log_loss, margin: 0.03}\n  - {metric: roc_auc, maxDrop: 0.01}\n",
+            "",
+            "spec.retrain: envelope: maxMetricDrop needs a gate with margin or maxDrop",
+        ),
         ("source: {directory: .}", "source: {}", "spec.train.source: needs exactly one of directory and git"),
         ("name: flight-delay, w", "name: Flight Delay, w", "metadata: name must match"),
         ("  tier: 1", "  type: llm_app", "spec: type llm_app is not yet supported, use predictor"),

@@ -13,12 +13,16 @@ from steersman.domain.spec import (
     Bake,
     Canary,
     EnvironmentPolicy,
+    EnvironmentSpec,
     GroundTruth,
+    Incidents,
     Metadata,
     Mirror,
     Model,
     ModelSpec,
     OnInconclusive,
+    PerformanceMonitor,
+    PolicyMode,
     Promote,
     Retrain,
     RetrainMode,
@@ -26,6 +30,7 @@ from steersman.domain.spec import (
     Step,
     Versions,
 )
+from steersman.plugins.targets.local import LocalTarget
 
 DAY = timedelta(days=1)
 SOUND = Analysis(metrics=("roc_auc",), critical=True, max_duration=14 * DAY, on_inconclusive=OnInconclusive.ROLLBACK)
@@ -90,13 +95,42 @@ def test_labels_later_than_the_analysis_are_an_error() -> None:
     assert "horizon is beyond maxDuration" in finding.message
 
 
-def test_from_tier_2_on_a_person_must_approve() -> None:
-    assert "tier 2 demands an approval" in said(lint(tier(2, model(*STEPS))))
+def test_from_tier_2_on_the_document_says_that_a_person_must_approve() -> None:
+    (finding,) = lint(tier(2, model(*STEPS)))
+    assert finding.level is Level.WARNING
+    assert "tier 2: a release waits for an approval" in finding.message
     assert lint(tier(2, model(Approval(), *STEPS))) == []
     assert lint(tier(3, model(*STEPS, environment="staging"))) == []
 
 
-def test_a_target_that_cannot_mirror_is_found_before_the_release() -> None:
-    assert "cannot mirror" in said(lint(model(*STEPS), {"production": frozenset({"split"})}))
-    assert "cannot split" in said(lint(model(*STEPS), {"production": frozenset({"mirror"})}))
-    assert lint(model(*STEPS), {"production": frozenset({"mirror", "split"})}) == []
+def test_a_rollback_by_a_monitor_that_says_nothing_during_the_bake_is_found() -> None:
+    def rolled_back_when(bake: Bake) -> Model:
+        watched = model(*STEPS[:-1], bake)
+        monitor = PerformanceMonitor(name="quality", metric="log_loss")
+        incidents = Incidents(rollback_when="quality")
+        return replace(watched, spec=replace(watched.spec, monitors=(monitor,), incidents=incidents))
+
+    assert "quality says nothing in its first 15d" in said(lint(rolled_back_when(Bake(duration=14 * DAY))))
+    assert lint(rolled_back_when(Bake(duration=28 * DAY))) == []
+
+
+ALL = frozenset({"mirror", "setWeight", "keepWarm"})
+
+
+def test_what_a_target_cannot_do_is_found_before_the_release() -> None:
+    assert "cannot mirror" in said(lint(model(*STEPS), targets={"local": ALL - {"mirror"}}))
+    assert "cannot split" in said(lint(model(*STEPS), targets={"local": ALL - {"setWeight"}}))
+    assert "spec.serving: the environment's target cannot keep" in said(
+        lint(model(*STEPS), targets={"local": ALL - {"keepWarm"}})
+    )
+    assert lint(model(*STEPS), targets={"local": ALL}) == []
+    assert LocalTarget.capabilities == ALL
+
+
+def test_each_environment_is_judged_by_its_own_target_and_mode() -> None:
+    elsewhere = {"production": EnvironmentSpec(target="plain")}
+    assert "cannot mirror" in said(
+        lint(model(*STEPS), environments=elsewhere, targets={"local": ALL, "plain": frozenset()})
+    )
+    nobody_asks = {"production": EnvironmentSpec(mode=PolicyMode.OFF)}
+    assert lint(model(*STEPS), environments=nobody_asks, targets={"local": frozenset()}) == []

@@ -15,7 +15,7 @@ from steersman.client.documents import read_documents
 from steersman.domain.documents import KINDS, digest, identity
 from steersman.domain.errors import BadRequest, Conflict, NotFound
 from steersman.domain.linting import Finding, Level, lint
-from steersman.domain.spec import Document, Model
+from steersman.domain.spec import Document, Environment, Model
 from steersman.domain.spec.parts import NAME_PATTERN
 
 STARTER = """\
@@ -76,8 +76,8 @@ spec:
   # - {name: freshness, kind: challenger, metric: roc_auc, margin: 0.02, refresh: 28d}
 
   # What happens then:
-  # incidents: {rollbackWhen: quality}
-  # retrain: {mode: propose, on: [quality], cooldown: 14d}
+  # incidents: {notify: [ops]}   # after `steersman up --notify ops=env:OPS_WEBHOOK`
+  # retrain: {mode: register, on: [quality], cooldown: 14d}
 """
 
 
@@ -149,8 +149,15 @@ def schema(arguments: argparse.Namespace) -> int:
 
 
 def _lint(documents: list[Document]) -> list[tuple[str, Finding]]:
-    models = [document for document in documents if isinstance(document, Model)]
-    return [(f"{m.metadata.workspace}/{m.metadata.name}", finding) for m in models for finding in lint(m)]
+    """By the environments that lie in the same files; the server knows the others too."""
+    found = []
+    for model in (document for document in documents if isinstance(document, Model)):
+        workspace = model.metadata.workspace
+        there = [d for d in documents if isinstance(d, Environment) and d.metadata.workspace == workspace]
+        environments = {environment.metadata.name: environment.spec for environment in there}
+        name = f"{workspace}/{model.metadata.name}"
+        found += [(name, finding) for finding in lint(model, environments=environments)]
+    return found
 
 
 def _plain(model: str, finding: Finding) -> dict[str, str]:

@@ -32,7 +32,7 @@ class AnalysisMode(StrEnum):
     PAIRED = "paired"
     """Both versions answered the same requests (needs a mirror before it)."""
     SPLIT = "split"
-    """Each version answered its own share of the requests at the same time."""
+    """Each version answered its own share of the requests at the same time. Refused in this version."""
 
 
 class OnInconclusive(StrEnum):
@@ -49,7 +49,7 @@ class Mirror(Part, frozen=True, kw_only=True, tag_field="step", tag="mirror"):
 
     percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100
     max_duration: Duration | None = None
-    """Stop copying after this time even if no analysis has ended; without it, until the release is promoted or ends."""
+    """Refused in this version: copies are made until the candidate answers itself, or the release ends."""
 
 
 class SetWeight(Part, frozen=True, kw_only=True, tag_field="step", tag="setWeight"):
@@ -96,6 +96,7 @@ class Approval(Part, frozen=True, kw_only=True, tag_field="step", tag="approval"
     """Wait until people with this role agree, other than the one who opened the release."""
 
     role: Name = "approver"
+    """Another role is refused in this version."""
     count: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
 
 
@@ -181,6 +182,7 @@ class Approvals(Part, frozen=True, kw_only=True):
 
     required: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
     roles: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=10)] = ("approver",)
+    """Other roles are refused in this version."""
     expires: Duration = timedelta(days=7)
     """An approval older than this when the release would go on no longer counts."""
 
@@ -209,6 +211,6 @@ class EnvironmentPolicy(Part, frozen=True, kw_only=True):
     approvals: Approvals | None = None
     concurrency: Concurrency = Concurrency.QUEUE
     progress_deadline: Duration = timedelta(minutes=30)
-    """Wall time a step may take to come about (a worker ready, a route applied) before the release is aborted. The
-    waits a step declares itself do not count."""
+    """Time the world may take to bring about what a step asks for (workers ready, a route applied, gates evaluated) before
+    the release is given up. Waits that a step declares, people, queues and freezes do not count."""
     freeze: Annotated[tuple[Freeze, ...], msgspec.Meta(max_length=100)] = ()

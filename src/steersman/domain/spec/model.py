@@ -28,7 +28,7 @@ class Capture(StrEnum):
     DURABLE = "durable"
     """On disk before the reply; a full disk answers 503."""
     OFF = "off"
-    """Not recorded; such a model cannot be judged or watched."""
+    """Not recorded. Refused in this version."""
 
 
 class Versions(Part, frozen=True, kw_only=True):
@@ -60,13 +60,13 @@ class GroundTruth(Part, frozen=True, kw_only=True):
 
     column: Column
     key: Column = "event_id"
-    """What labels join on."""
+    """What labels join on; another key than the event id is refused in this version."""
     horizon: DurationOrZero
     """Event time after which a prediction counts as matured: its label has arrived or never will."""
 
 
 class Source(Part, frozen=True, kw_only=True):
-    """Code that trains: a directory, snapshotted by digest, or a commit of a repository."""
+    """Code that trains: a directory, snapshotted by digest. (A commit of a repository is refused in this version.)"""
 
     directory: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
     git: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
@@ -78,13 +78,14 @@ class TrainData(Part, frozen=True, kw_only=True):
 
     dataset: Name
     until: Annotated[str, msgspec.Meta(max_length=40)] = "now"
-    """`now`: what has matured when the training starts; or a fixed moment, RFC 3339."""
+    """`now`: what has matured when the training starts. A fixed moment is refused in this version."""
 
 
 class Limits(Part, frozen=True, kw_only=True):
     """What one training run may use."""
 
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Numeric threads: what the variables of the usual libraries are set to."""
     memory_mb: Annotated[int, msgspec.Meta(ge=64, le=4_000_000)] = 4096
     cpu: Duration | None = None
     """Processor time; without it only the time-out bounds the run."""
@@ -96,7 +97,8 @@ class Train(Part, frozen=True, kw_only=True):
     source: Source
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=100)]
     lock: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
-    """File of the source that pins what it needs."""
+    """File of the source that pins what it needs; its digest is kept with the training. Without it, the first there is of
+    requirements.lock, uv.lock, poetry.lock and requirements.txt."""
     data: TrainData
     timeout: Duration = timedelta(hours=1)
     limits: Limits = Limits()
@@ -122,8 +124,10 @@ class PairedGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="paired"
     metric: Metric
     on: str = "holdout"
     vs: str = "production"
+    """`production`: the version the release would replace, where it is released."""
     test: GateTest = GateTest.PAIRED
     block: Duration = timedelta(days=1)
+    """Another length than a day is refused in this version."""
     blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
     margin: Annotated[float, msgspec.Meta(ge=0.0)]
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05

@@ -44,20 +44,25 @@ class Dataset(Part, frozen=True, kw_only=True):
 
 
 class PolicyMode(StrEnum):
-    """What a violated policy does."""
+    """What an error of the linter does when a document is applied."""
 
     PREVENT = "prevent"
+    """It is refused."""
     WARN = "warn"
+    """It is shown."""
     OFF = "off"
+    """Nothing is looked at."""
 
 
 class EnvironmentSpec(Part, frozen=True, kw_only=True):
     """Where versions run, and how strictly rules are kept there."""
 
     target: Name = "local"
+    """Another target is refused in this version."""
     order: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    """Environments are shown, and promoted through, in this order."""
+    """Environments are shown in this order."""
     mode: PolicyMode = PolicyMode.PREVENT
+    """What an error of the linter in a model's section for this environment does to `apply`."""
     freeze: Annotated[tuple[Freeze, ...], msgspec.Meta(max_length=100)] = ()
 
 

@@ -16,14 +16,18 @@ import msgspec
 from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, MARGIN_DEFAULT
 from steersman.domain.spec.parts import Column, Duration, DurationOrZero, Metric, Name, Part, Text
 
+REFERENCE_WINDOWS = 14
+"""First matured windows of a version that say what performance is usual for it."""
+
 
 class DriftMonitor(Part, frozen=True, kw_only=True, tag_field="kind", tag="drift"):
     """Do the inputs still look like those the version was trained or released on?"""
 
     name: Name
     window: Duration = timedelta(days=1)
+    """The same for all monitors of a model."""
     segments: Annotated[tuple[Column, ...], msgspec.Meta(max_length=10)] = ()
-    """Columns whose values are watched one by one as well."""
+    """Columns whose values are watched one by one as well. Refused in this version."""
     columns: Annotated[tuple[Column, ...], msgspec.Meta(max_length=500)] = ()
     """Columns watched; empty: all of the signature."""
     false_alarm_every: Duration = timedelta(days=365)
@@ -36,7 +40,9 @@ class PerformanceMonitor(Part, frozen=True, kw_only=True, tag_field="kind", tag=
     name: Name
     metric: Metric
     window: Duration = timedelta(days=1)
+    """The same for all monitors of a model."""
     segments: Annotated[tuple[Column, ...], msgspec.Meta(max_length=10)] = ()
+    """Refused in this version."""
     false_alarm_every: Duration = timedelta(days=365)
 
 
@@ -61,9 +67,10 @@ class Incidents(Part, frozen=True, kw_only=True):
     """What a finding leads to besides a record."""
 
     rollback_when: Name | None = None
-    """The monitor whose finding during Verifying brings the previous version back."""
+    """The monitor whose finding during Verifying brings the replaced version back, once the pairs of the bake say that it
+    is surely better."""
     notify: Annotated[tuple[Text, ...], msgspec.Meta(max_length=20)] = ()
-    """Names of notifiers the installation has."""
+    """Channels that are told of each incident: names given to `steersman up --notify`."""
 
 
 class RetrainMode(StrEnum):
@@ -71,7 +78,7 @@ class RetrainMode(StrEnum):
 
     OFF = "off"
     PROPOSE = "propose"
-    """The incident proposes it; a person starts it."""
+    """The incident proposes it; a person starts it. Refused in this version."""
     REGISTER = "register"
     """Train and register; a person releases."""
     AUTO = "auto"
@@ -86,10 +93,13 @@ class Algorithm(StrEnum):
 
 
 class Envelope(Part, frozen=True, kw_only=True):
-    """The change an automatic retraining may release by itself; outside of it a person must."""
+    """The change an automatic retraining may release by itself; outside of it, its release waits for an approval."""
 
     max_metric_drop: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """Outside when a gate's comparison with production on the holdout says that the metric is surely worse by more than
+    this: the lower bound counts, because an estimate above zero is half of the time noise."""
     algorithm: Algorithm = Algorithm.SAME
+    """`same`: outside when the version's format is another one than production's."""
 
 
 class Retrain(Part, frozen=True, kw_only=True):
