@@ -151,7 +151,7 @@ def test_the_life_has_every_kind_of_effect_and_comes_to_a_good_end(
     _entries, points, _started = undisturbed
     assert {point.partition(":")[0] for point in points} == set(OperationKind)
     story, _deaths = live_through(tmp_path)
-    assert [incident.state for incident in story.incidents][0] is IncidentState.CLOSED
+    assert story.incidents[0].state is IncidentState.CLOSED
     assert story.router.weights() == {"1": 100.0}
 
 
