@@ -84,14 +84,14 @@ class Watch:
 
 
 class Loop:
-    """The year under one policy. `calendar_days` replaces the monitors: retrain that often, whatever they say."""
+    """The year under one policy. `calendar_days` replaces the monitors: retrain that often, whatever they would say."""
 
     def __init__(self, year: Year, policy: Policy, *, calendar_days: int | None = None) -> None:
         self.year, self.policy, self.calendar_days = year, policy, calendar_days
         self.horizon = _days(policy.spec.ground_truth.horizon if policy.spec.ground_truth else timedelta())
         self.steps = _steps(policy)
         self.monitors = {type(monitor): monitor for monitor in policy.spec.monitors}
-        self.profiles = _profiles(year)
+        self.profiles = _profiles(year) if calendar_days is None else {}
         self.canary = np.array([_bucket(name) < self.steps.weight for name in year.flight_id])
         first = year.train(FIRST)
         self.live, self.scores = first, first.scores.copy()
@@ -316,16 +316,14 @@ class Loop:
         return release
 
     def gates(self, version: Version, now: int) -> list[GateResult]:
-        """The document's gates on the holdout before `now`."""
-        assert self.policy.spec.holdout is not None
-        until = now - self.horizon
-        known = self.year.predicted_at >= until - _days(self.policy.spec.holdout.last)
-        rows = known & (self.year.predicted_at < until)
+        """The document's gates on the holdout: the labelled flights after those the version learnt from."""
+        at = self.year.predicted_at
+        rows = (at >= version.trained_until) & (at < now - self.horizon)
         scores = HoldoutScores(
             labels=self.year.labels[rows],
             candidate=version.scores[rows],
             production=self.live.scores[rows],
-            blocks=[str(int(at)) for at in self.year.predicted_at[rows]],
+            blocks=[str(int(moment)) for moment in at[rows]],
         )
         results = []
         for gate in self.policy.spec.gates:

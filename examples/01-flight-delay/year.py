@@ -4,6 +4,7 @@
 so a whole year of releases takes a minute.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -47,7 +48,10 @@ METRICS = {"roc_auc": roc_auc, "log_loss": log_loss}
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A trained version: what it says about each flight of the year, and its metrics by UTC day (NaN: too few)."""
+    """A trained version: what it says about each flight after those it learnt from, and its metrics by UTC day.
+
+    NaN: a flight it may have learnt from, a day with too few flights.
+    """
 
     trained_at: float
     trained_until: float
@@ -57,7 +61,7 @@ class Version:
 
     def daily(self, metric: str) -> Rows:
         if metric not in self._daily:
-            self._daily[metric] = self._year.by_day(metric, self.scores)
+            self._daily[metric] = self._year.by_day(metric, self.scores, first=math.ceil(self.trained_until))
         return self._daily[metric]
 
 
@@ -109,13 +113,16 @@ class Year:
             known = (self.label_at <= at) & (self.predicted_at < until)
             features = self.features[known]
             booster = fit(scramble(features, self.seed) if broken else features, self.labels[known], seed=self.seed)
-            scores = np.asarray(booster.predict(self.features, num_threads=1), dtype=np.float64)
+            later = int(np.searchsorted(self.predicted_at, until))
+            scores = np.full(len(self.labels), np.nan)
+            scores[later:] = booster.predict(self.features[later:], num_threads=1)
             self._versions[key] = Version(at, until, scores, self)
         return self._versions[key]
 
-    def by_day(self, metric: str, scores: Rows) -> Rows:
+    def by_day(self, metric: str, scores: Rows, *, first: int) -> Rows:
+        """The metric of each UTC day from `first` on."""
         values = np.full(DAYS, np.nan)
-        for number in range(DAYS):
+        for number in range(first, DAYS):
             rows = self.day(number)
             if self.rows_of(number) >= self.rows_min:
                 values[number] = METRICS[metric](scores[rows], self.labels[rows])
