@@ -161,7 +161,10 @@ class Target(Protocol):
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets."""
+    """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets.
+
+    `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded.
+    """
 
     id: str
     command: Sequence[str]
@@ -171,6 +174,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     memory_mb: int
     cpu_s: float | None = None
+    threads: int = 1
+    lock: str | None = None
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):

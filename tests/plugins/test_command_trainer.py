@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import signal
@@ -169,6 +170,16 @@ class TestCommandTrainer(TrainerContract):
         assert trainer.logs("op-1") == "first"
         assert "print('first')" in (state / "jobs" / "op-1" / "source" / "train.py").read_text()
         assert str(ended.record["code_digest"]).startswith("sha256:")
+
+    def test_the_digest_of_the_named_lock_file_is_kept(self, trainer: Trainer, tmp_path: Path) -> None:
+        job = self.job(tmp_path, "", lock="pins.txt")
+        with pytest.raises(BadRequest, match="is not in the source"):
+            trainer.ensure(job)
+        (job.source / "requirements.txt").write_text("lightgbm")
+        (job.source / "pins.txt").write_text("lightgbm==4.6.0")
+        trainer.ensure(job)
+        pinned = hashlib.sha256(b"lightgbm==4.6.0").hexdigest()
+        assert self.wait_ended(trainer).record["lock_digest"] == f"sha256:{pinned}"
 
     def test_a_source_with_a_link_that_leads_out_is_refused(self, trainer: Trainer, tmp_path: Path) -> None:
         job = self.job(tmp_path, "print(1)")

@@ -193,6 +193,8 @@ def _job(world: World, model: spec.Model, train: spec.Train, training: Training)
         timeout_s=train.timeout.total_seconds(),
         memory_mb=train.limits.memory_mb,
         cpu_s=train.limits.cpu.total_seconds() if train.limits.cpu else None,
+        threads=train.limits.threads,
+        lock=train.lock,
     )
 
 

@@ -111,6 +111,11 @@ class TrainerContract(ABC):
         assert state.state == "failed"
         assert "time-out of 0.5 s" in state.because
 
+    def test_the_run_uses_the_threads_it_was_given(self, trainer: Trainer, tmp_path: Path) -> None:
+        trainer.ensure(self.job(tmp_path, "import os; print(os.environ['OMP_NUM_THREADS'])", threads=3))
+        self.wait_ended(trainer)
+        assert trainer.logs("op-1") == "3"
+
     def test_cancelling_ends_the_run(self, trainer: Trainer, tmp_path: Path) -> None:
         trainer.ensure(self.job(tmp_path, "import time; time.sleep(600)"))
         trainer.cancel("op-1")

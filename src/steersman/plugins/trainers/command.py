@@ -169,7 +169,7 @@ class CommandTrainer:
             "record": {
                 "command": list(job.command),
                 "code_digest": tree_digest(folder / "source"),
-                "lock_digest": lock_digest(folder / "source"),
+                "lock_digest": lock_digest(folder / "source", job.lock),
                 "libraries_digest": libraries_digest(),
                 "data_digest": file_digest(job.data),
                 "python_version": platform.python_version(),
@@ -206,7 +206,7 @@ class CommandTrainer:
                 raise BadRequest(f"{name[:100]!r} is no name of an environment variable")
         scratch = str(folder / "scratch")
         return {
-            **processes.clean_environment(threads=1),
+            **processes.clean_environment(threads=job.threads),
             **job.environment,
             "HOME": scratch,
             "TMPDIR": scratch,
@@ -337,8 +337,16 @@ def file_digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def lock_digest(source: Path) -> str | None:
-    """Digest of the file that pins the libraries, where the source has one."""
+def lock_digest(source: Path, named: str | None = None) -> str | None:
+    """Digest of the file that pins the libraries, where the source has one.
+
+    Raises BadRequest when a file was `named` and is not a file of the source.
+    """
+    if named is not None:
+        file = (source / named).resolve()
+        if not file.is_relative_to(source.resolve()) or not file.is_file():
+            raise BadRequest(f"the lock file {named!r} is not in the source", next_step="Correct spec.train.lock.")
+        return file_digest(file)
     return next((file_digest(source / name) for name in LOCKS if (source / name).is_file()), None)
 
 
