@@ -24,7 +24,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's loop must not outlive the browser tests: others start loops of their own
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     if not CHROMIUM.exists():
         if os.environ.get("REQUIRE_BROWSER") == "1":
@@ -44,7 +44,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return build_sample(Store.at(tmp_path_factory.mktemp("sample")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def console(browser: Browser, sample: Sample) -> Iterator[Served]:
     with served(sample.store, sample.now, key=sample.key) as place:
         yield place

@@ -10,7 +10,7 @@ from steersman.domain.events import Action, Event
 from steersman.testing.sample import Sample
 from steersman.testing.served_console import FORM_TOKEN, Served
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture
