@@ -222,8 +222,8 @@ _ALL = (
     Command(
         "ledger", "read, export and verify the ledger", "steersman.cli.commands.ledger:ledger",
         (
-            _argument("action", help="show, checkpoint, export or verify",
-                      choices=("show", "checkpoint", "export", "verify"), metavar="ACTION"),
+            _argument("action", help="show, checkpoint, key (what --vkey takes), export or verify",
+                      choices=("show", "checkpoint", "key", "export", "verify"), metavar="ACTION"),
             _argument("path", help="export: file to write; verify: an export to verify offline", nargs="?", metavar="PATH"),
             _argument("--from", help="show: first index (default 0)", type=int, default=0, dest="start", metavar="INDEX"),
             _argument("--vkey", help="verify: the key you trust, as text or file", metavar="KEY"),
@@ -232,7 +232,7 @@ _ALL = (
         ),
         "`verify` without a path lets the installation check itself; with the path of an export it needs no server,\n"
         "and with --vkey and --earlier it proves that nothing before that checkpoint was changed, even by an insider.",
-        ("steersman ledger verify", "steersman ledger export log.tar",
+        ("steersman ledger verify", "steersman ledger key > steersman.vkey", "steersman ledger export log.tar",
          "steersman ledger verify log.tar --vkey steersman.vkey --earlier last-month.checkpoint"),
     ),
     Command(

@@ -208,6 +208,10 @@ class Steersman:
             return str(data.get("checkpoint", "")) if isinstance(data, dict) else str(data)
         return answer.body.decode()
 
+    def ledger_key(self) -> str:
+        """The verifier key: keep it somewhere else, and a proof needs to trust nothing of this installation."""
+        return str(self._get("/ledger/checkpoint").get("vkey", ""))
+
     def ledger_export(self, path: Path) -> Path:
         """Write the whole ledger to `path`, verifiable without this installation."""
         answer = self._api.get("/api/v1/ledger/export", timeout_s=300.0)

@@ -46,6 +46,7 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
     """One model in a list: who owns it, what is live, what is on its way."""
     workspace, name = model.metadata.workspace, model.metadata.name
     releases = tx.releases(workspace, name)
+    incidents = tx.incidents(workspace, name, open_only=True)
     environments = {}
     for environment in model.spec.environments:
         there = [r for r in releases if r.environment == environment]
@@ -54,8 +55,11 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
             "live": serving.version if serving else None,
             "since": plain(serving.promoted_at) if serving else None,
             "release": coming.id if coming else None,
+            "release_number": coming.number if coming else None,
+            "release_version": coming.version if coming else None,
             "phase": str(coming.phase) if coming else (str(serving.phase) if serving else None),
             "because": coming.because if coming else None,
+            "open_incidents": sum(incident.environment == environment for incident in incidents),
         }
     return {
         "workspace": workspace,
@@ -64,7 +68,7 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
         "tier": model.spec.tier,
         "type": str(model.spec.type),
         "environments": environments,
-        "open_incidents": len(tx.incidents(workspace, name, open_only=True)),
+        "open_incidents": len(incidents),
     }
 
 

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from steersman.cli import EXIT_BLOCKED, EXIT_DONE, EXIT_ERROR
-from steersman.cli.output import say, show
+from steersman.cli import EXIT_BLOCKED, EXIT_DONE, EXIT_ERROR, reports
+from steersman.cli.output import report, say, show
 from steersman.cli.session import connect
 from steersman.client.documents import read_documents
 from steersman.domain.documents import KINDS, digest, identity
@@ -124,16 +124,20 @@ def plan(arguments: argparse.Namespace) -> int:
         raise BadRequest("plan takes files, or one model and --version", next_step="See `steersman plan --help`.")
     else:
         answer = connect(arguments).plan(first, arguments.number, environment=arguments.environment)
-    show(answer, arguments.output)
+    files = "documents" in answer
+    report(answer, arguments.output, lambda: reports.applied(answer["documents"]) if files else reports.plan(answer))
     return EXIT_BLOCKED if answer.get("blocked") else EXIT_DONE
 
 
 def apply(arguments: argparse.Namespace) -> int:
     """Make documents the declared state."""
     documents = read_documents(arguments.files)
-    for model, finding in _lint(documents):
-        say(f"{finding.level}: {model}: {finding.path}: {finding.message}", arguments.output)
-    show(connect(arguments).apply(documents, dry_run=arguments.dry_run), arguments.output)
+    answer = connect(arguments).apply(documents, dry_run=arguments.dry_run)
+    report(answer, arguments.output, lambda: reports.applied(answer["documents"]))
+    models = [document for document in documents if isinstance(document, Model)]
+    if models and not arguments.dry_run:
+        name = reports.reference(models[0].metadata.workspace, models[0].metadata.name)
+        say(f"next: steersman plan {name} --version NUMBER, or steersman status", arguments.output)
     return EXIT_DONE
 
 

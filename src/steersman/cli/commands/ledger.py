@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steersman.cli import EXIT_DONE, EXIT_ERROR
-from steersman.cli.output import show
+from steersman.cli.output import lines, report, show
 from steersman.cli.session import connect
 from steersman.client.steersman import Json, Steersman
 from steersman.domain.errors import BadRequest, Conflict, Misconfigured, NotFound, NotVerified
@@ -23,7 +23,7 @@ EXPORT_BYTES_MAX = 4 * 1024**3
 
 
 def ledger(arguments: argparse.Namespace) -> int:
-    """`show`, `checkpoint`, `export` or `verify`."""
+    """`show`, `checkpoint`, `key`, `export` or `verify`."""
     if arguments.action == "verify" and arguments.path is not None:
         return _verify_export(arguments)
     steersman = connect(arguments)
@@ -36,6 +36,9 @@ def ledger(arguments: argparse.Namespace) -> int:
             show({"checkpoint": note}, "json")
         else:
             print(note, end="" if note.endswith("\n") else "\n")
+    elif arguments.action == "key":
+        vkey = steersman.ledger_key()
+        report({"vkey": vkey}, arguments.output, lambda: vkey)
     elif arguments.action == "export":
         if arguments.path is None:
             raise BadRequest("ledger export needs a file to write", next_step="`steersman ledger export log.tar`.")
@@ -43,7 +46,9 @@ def ledger(arguments: argparse.Namespace) -> int:
         show({"written": str(steersman.ledger_export(path)), "bytes": path.stat().st_size}, arguments.output)
     else:
         answer = steersman.ledger_verify()
-        show(answer, arguments.output)
+        kept = "next: steersman ledger export FILE, and verify it elsewhere with the key of `steersman ledger key`"
+        said = {name: value for name, value in answer.items() if name != "checkpoint"}
+        report(answer, arguments.output, lambda: "\n".join([*lines(said), kept]))
         return EXIT_DONE if answer.get("verified") else EXIT_ERROR
     return EXIT_DONE
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
-from steersman.cli import EXIT_DONE
+from steersman.cli import EXIT_DONE, reports
 from steersman.cli.commands.releases import is_identifier
-from steersman.cli.output import show
+from steersman.cli.output import report, show
 from steersman.cli.session import connect
 from steersman.domain.errors import BadRequest
 
@@ -15,9 +15,11 @@ from steersman.domain.errors import BadRequest
 def status(arguments: argparse.Namespace) -> int:
     steersman = connect(arguments)
     if arguments.model is None:
-        show(steersman.models(), arguments.output)
+        fleet = steersman.models()
+        report(fleet, arguments.output, lambda: reports.models(fleet))
     else:
-        show(steersman.status(arguments.model), arguments.output)
+        found = steersman.status(arguments.model)
+        report(found, arguments.output, lambda: reports.model(found))
     return EXIT_DONE
 
 
@@ -27,13 +29,20 @@ def versions(arguments: argparse.Namespace) -> int:
         show(steersman.register(arguments.model, arguments.register), arguments.output)
     else:
         columns = ("number", "digest", "format", "registered_at", "registered_by", "retired_at")
-        show(steersman.versions(arguments.model)[: arguments.limit], arguments.output, columns)
+        found = steersman.versions(arguments.model)[: arguments.limit]
+        nothing = f"no versions yet\nnext: steersman versions {arguments.model} --register NUMBER"
+        show(found, arguments.output, columns, nothing=nothing)
     return EXIT_DONE
 
 
 def history(arguments: argparse.Namespace) -> int:
     at = None if arguments.at is None else moment(arguments.at)
-    show(connect(arguments).history(arguments.model, environment=arguments.environment, at=at), arguments.output)
+    found = connect(arguments).history(arguments.model, environment=arguments.environment, at=at)
+    report(
+        found,
+        arguments.output,
+        lambda: reports.history(found, model=arguments.model, at=arguments.at, environment=arguments.environment),
+    )
     return EXIT_DONE
 
 
@@ -48,14 +57,15 @@ def incidents(arguments: argparse.Namespace) -> int:
         show(steersman.incident(arguments.what), arguments.output)
     else:
         columns = ("id", "kind", "state", "environment", "version", "detected_at", "resolved_at", "remedy", "because")
-        show(steersman.incidents(arguments.what)[: arguments.limit], arguments.output, columns)
+        found = steersman.incidents(arguments.what)[: arguments.limit]
+        show(found, arguments.output, columns, nothing=f"no incidents of {arguments.what}")
     return EXIT_DONE
 
 
 def monitors(arguments: argparse.Namespace) -> int:
     steersman = connect(arguments)
     rows = steersman.windows(arguments.model) if arguments.windows else steersman.monitors(arguments.model)
-    show(rows[: arguments.limit], arguments.output)
+    show(rows[: arguments.limit], arguments.output, nothing=f"nothing is watched of {arguments.model} yet")
     return EXIT_DONE
 
 
@@ -64,7 +74,7 @@ def trainings(arguments: argparse.Namespace) -> int:
     if arguments.output != "json":
         rows = [{**row, "because": (row.get("record") or {}).get("because")} for row in rows]
     columns = ("started_at", "environment", "purpose", "outcome", "version", "rows", "known_until", "because")
-    show(rows, arguments.output, columns)
+    show(rows, arguments.output, columns, nothing=f"{arguments.model} was not trained here yet")
     return EXIT_DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from steersman.cli import EXIT_DONE
 from steersman.cli.output import say, show
@@ -16,7 +17,10 @@ def user(arguments: argparse.Namespace) -> int:
     """List people, set grants, disable one, or make a login code."""
     steersman = connect(arguments)
     if arguments.action == "list":
-        show(steersman.users(), arguments.output)
+        found = steersman.users()
+        rows = [{**user, "roles": [_granted(grant) for grant in user.get("grants", ())]} for user in found]
+        columns = ("subject", "roles", "created_at", "disabled_at")
+        show(found if arguments.output == "json" else rows, arguments.output, columns)
         return EXIT_DONE
     if not arguments.name:
         raise BadRequest(f"user {arguments.action} needs a name")
@@ -61,6 +65,11 @@ def token(arguments: argparse.Namespace) -> int:
     show(answer, arguments.output)
     say("The secret is shown only now; only its hash is kept.", arguments.output)
     return EXIT_DONE
+
+
+def _granted(grant: Mapping[str, str]) -> str:
+    """A grant as `user set --role` takes it."""
+    return grant["role"] if grant["workspace"] == EVERY_WORKSPACE else f"{grant['role']}@{grant['workspace']}"
 
 
 def _grant(text: str) -> tuple[str, str]:

@@ -6,13 +6,11 @@ import argparse
 import re
 from typing import Any
 
-from steersman.cli import EXIT_BLOCKED, EXIT_DONE, EXIT_ERROR
-from steersman.cli.output import show
+from steersman.cli import EXIT_BLOCKED, EXIT_DONE, EXIT_ERROR, reports
+from steersman.cli.output import report, say, show
 from steersman.cli.session import connect
 from steersman.client.steersman import Json, Steersman
 from steersman.domain.release import Completion, Phase
-
-COLUMNS = ("id", "environment", "version", "phase", "completion", "opened_at", "closed_at", "opened_by", "because")
 
 _BLOCKED = (Completion.ABORTED, Completion.SUPERSEDED, Completion.ROLLED_BACK)
 
@@ -30,9 +28,12 @@ def releases(arguments: argparse.Namespace) -> int:
     """The releases of a model, or one release."""
     steersman = connect(arguments)
     if is_identifier(arguments.what, "rel"):
-        show(steersman.release_status(arguments.what), arguments.output)
+        found = steersman.release_status(arguments.what)
+        report(found, arguments.output, lambda: reports.release(found))
     else:
-        show(steersman.releases(arguments.what)[: arguments.limit], arguments.output, COLUMNS)
+        listed = steersman.releases(arguments.what)[: arguments.limit]
+        nothing = f'no releases yet\nnext: steersman release {arguments.what} VERSION --because "…"'
+        report(listed, arguments.output, lambda: reports.releases(listed) if listed else nothing)
     return EXIT_DONE
 
 
@@ -41,7 +42,7 @@ def decide(arguments: argparse.Namespace) -> int:
     steersman = connect(arguments)
     answer: Json = getattr(steersman, arguments.command)(arguments.release, because=arguments.because)
     if arguments.wait is None or arguments.command == "pause":
-        show(answer, arguments.output)
+        report(answer, arguments.output, lambda: reports.release(answer))
         return EXIT_DONE
     return _followed(steersman, answer, arguments)
 
@@ -55,7 +56,9 @@ def rollback(arguments: argparse.Namespace) -> int:
 
 def retire(arguments: argparse.Namespace) -> int:
     """Drain a version and never release it again."""
-    show(connect(arguments).retire(arguments.model, arguments.version, because=arguments.because), arguments.output)
+    retired = connect(arguments).retire(arguments.model, arguments.version, because=arguments.because)
+    show(retired, arguments.output)
+    say(f"next: steersman versions {arguments.model}", arguments.output)
     return EXIT_DONE
 
 
@@ -69,7 +72,7 @@ def _followed(steersman: Steersman, answer: Json, arguments: argparse.Namespace)
     if arguments.wait is not None and state.get("id"):
         answer = steersman.wait(str(state["id"]), timeout_s=arguments.wait)
         state = _state(answer)
-    show(answer, arguments.output)
+    report(answer, arguments.output, lambda: reports.release(state, command=arguments.command))
     if answer.get("blocked") or state.get("phase") == Phase.PAUSED:
         return EXIT_BLOCKED
     return EXIT_ERROR if state.get("completion") in _BLOCKED else EXIT_DONE

@@ -1,0 +1,123 @@
+"""What a person reads first: which version is live, since when, what is on its way, what is wrong, what to do next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inline_snapshot import snapshot
+
+from steersman.cli import reports
+from steersman.cli.output import report, table
+
+NOW = "2026-11-23T16:20:14.531942Z"
+RELEASE = "rel-01a20935-4273-7a02-b659-b1c5b3ab13d6"
+
+
+def place(**changed: Any) -> dict[str, Any]:
+    empty = {"live": None, "since": None, "release": None, "release_number": None, "release_version": None}
+    return {**empty, "phase": None, "because": None, "open_incidents": 0, **changed}
+
+
+def model(**environments: Any) -> dict[str, Any]:
+    return {
+        "workspace": "ops",
+        "name": "delay",
+        "owner": "",
+        "tier": 1,
+        "type": "predictor",
+        "environments": environments,
+    }
+
+
+def release(**changed: Any) -> dict[str, Any]:
+    return {
+        "id": RELEASE,
+        "workspace": "default",
+        "model": "delay",
+        "environment": "production",
+        "number": 2,
+        "version": 4,
+        "digest": "sha256:" + "ab" * 32,
+        "previous": {"version": 3},
+        "opened": "command",
+        "opened_at": NOW,
+        "opened_by": "ann",
+        "phase": "Progressing",
+        "completion": None,
+        "because": "trained on spring",
+        **changed,
+    }
+
+
+def test_the_fleet_is_one_row_for_each_environment_and_then_what_waits_for_a_person() -> None:
+    paused = place(
+        live=3, since=NOW, release=RELEASE, release_number=2, release_version=4, phase="Paused",
+        because="an approval is missing", open_incidents=1,
+    )  # fmt: skip
+    assert reports.models([model(production=paused, staging=place())]) == snapshot("""\
+MODEL      ENVIRONMENT  LIVE       SINCE                 ON ITS WAY            PHASE   OPEN INCIDENTS
+ops/delay  production   version 3  2026-11-23 16:20:14Z  version 4, release 2  Paused               1
+ops/delay  staging      –          –                     –                     –                    0
+
+ops/delay in production waits for a person: an approval is missing
+next: steersman releases rel-01a20935-4273-7a02-b659-b1c5b3ab13d6
+
+ops/delay in staging has no version that answers
+next: steersman release ops/delay VERSION --because "first version"\
+""")
+
+
+def test_an_empty_installation_says_how_to_begin() -> None:
+    assert "next: steersman init model.yaml" in reports.models([])
+
+
+def test_a_release_names_the_command_that_comes_next() -> None:
+    def next_of(**changed: Any) -> str:
+        return reports.release(release(**changed)).splitlines()[-1]
+
+    waits = {"phase": "Paused", "steps": [{"step": 1, "what": "approval", "state": "active"}], "approvals_required": 1}
+    assert next_of(**waits, approvals=[]).startswith(f"next: steersman approve {RELEASE} ")
+    assert next_of(phase="Paused").startswith(f"next: steersman resume {RELEASE} ")
+    assert next_of(phase="Verifying").startswith("next: steersman status delay; back again: steersman rollback delay ")
+    assert next_of(phase="Healthy", completion="Aborted").startswith(f"next: steersman retry {RELEASE} ")
+    assert next_of(phase="Healthy", completion="Promoted") == "next: steersman history delay"
+
+
+def test_history_says_what_was_live_by_which_release_on_what_evidence_and_who_agreed() -> None:
+    chapter = {
+        "environment": "production", "version": 4, "digest": "sha256:" + "ab" * 32, "release": RELEASE, "number": 2,
+        "live_from": NOW, "live_until": None, "completion": None, "opened": "command", "opened_by": "ann",
+        "incident": None, "because": "promoted", "approved_by": ["bob"], "ledger": [7, 8],
+        "evidence": [{"at": NOW, "kind": "gate", "body": {"outcome": "successful", "because": "AUC 0.71"}}],
+    }  # fmt: skip
+    said = reports.history({"history": [chapter]}, model="delay", at="2026-12-01", environment=None)
+    assert said == snapshot("""\
+production: version 4 was live at 2026-12-01
+  live         2026-11-23 16:20:14Z until now
+  digest       sha256:abababababababababababababababababababababababababababababababab
+  release      2 (rel-01a20935-4273-7a02-b659-b1c5b3ab13d6)
+  opened by    ann (command)
+  approved by  bob
+  completion   not yet, it is verified
+  because      promoted
+  ledger       entries 7, 8
+  evidence:
+    AT                    KIND  OUTCOME     BECAUSE
+    2026-11-23 16:20:14Z  gate  successful  AUC 0.71\
+""")
+    nothing = reports.history({"history": []}, model="delay", at="2020-01-01", environment="production")
+    assert nothing.startswith("nothing of delay was live in production at 2020-01-01\nnext: ")
+
+
+def test_a_table_aligns_numbers_cuts_times_and_leaves_out_what_is_empty() -> None:
+    rows = [{"n": 5, "at": NOW, "digest": "sha256:" + "ab" * 32, "retired_at": None}, {"n": 10, "at": None}]
+    assert table(rows) == snapshot("""\
+ N  AT                    DIGEST
+ 5  2026-11-23 16:20:14Z  sha256:abababababab
+10  –                     –\
+""")
+
+
+def test_an_answer_of_another_version_of_steersman_is_shown_as_it_came(capsys: Any) -> None:
+    report({"phase": "Pending"}, None, lambda: reports.release({"phase": "Pending"}))
+    assert capsys.readouterr().out == "phase  Pending\n"
