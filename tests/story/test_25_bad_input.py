@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from steersman.domain.errors import BadRequest
-from steersman.testing.installed import Installed, command, free_port, installed
+from steersman.testing.terminal import Installed, command, free_port, installed
 
 pytestmark = pytest.mark.xdist_group("bad-input")
 
