@@ -13,8 +13,8 @@ import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "01-flight-delay"
 
-DAYS = "20"
-"""Long enough for the first release to end, a worker to die, an alias to be moved and a broken candidate to be stopped."""
+DAYS = "40"
+"""Long enough for every fault to strike and to be handled: the failing candidate needs ten days in the shadow first."""
 
 IDENTIFIER = re.compile(r"(?:rel|inc|run|op|fnd|evt)-[0-9a-f]{8}-[0-9a-f-]{27}|sha256:[0-9a-f]{64}")
 
