@@ -115,7 +115,11 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
-    """One copy of a version as its target sees it now. `cpu_s` and `memory_mb_peak` are of the process, wall time."""
+    """One copy of a version as its target sees it now. `cpu_s` and `memory_mb_peak` are of the process, wall time.
+
+    `sandbox` names the wall between its model file and the machine's other files, such as `landlock/4`; `none` says that
+    the kernel offers none, None that nothing is known (it is not ready yet).
+    """
 
     id: str
     workspace: str
@@ -127,6 +131,7 @@ class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     cpu_s: float = 0.0
     memory_mb_peak: float = 0.0
+    sandbox: str | None = None
 
 
 class TargetError(Exception):

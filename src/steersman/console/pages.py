@@ -107,12 +107,21 @@ TEMPLATES = _environment()
 
 
 class Console:
-    """The pages of one installation. `key` verifies the ledger's checkpoints."""
+    """The pages of one installation. `key` verifies the ledger's checkpoints; `notes` says, by workspace and model, what
+    must be known about the workers that run now."""
 
-    def __init__(self, store: Store, documents: Documents, *, key: VerifierKey | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        documents: Documents,
+        *,
+        key: VerifierKey | None = None,
+        notes: Callable[[str, str], Sequence[str]] = lambda _workspace, _model: (),
+    ) -> None:
         self._store = store
         self._documents = documents
         self._key = key
+        self._notes = notes
 
     def fleet(self, visit: Visit) -> str:
         with self._store.read() as tx:
@@ -143,9 +152,8 @@ class Console:
         place = "" if view.environment == "production" else f" --environment {view.environment}"
         line = f"steersman history {_reference(workspace, name)}{place}"
         may_roll_back = view.previous is not None and visit.access.allows(Permission.RELEASE_ROLLBACK, workspace)
-        return render(
-            "model.html", visit, line, size=size, view=view, metric=metric, lanes=lanes, may_roll_back=may_roll_back
-        )
+        more = {"metric": metric, "lanes": lanes, "may_roll_back": may_roll_back}
+        return render("model.html", visit, line, size=size, view=view, notes=self._notes(workspace, name), **more)
 
     def release(self, visit: Visit) -> str:
         with self._store.read() as tx:

@@ -3,7 +3,8 @@
 Records go out under the names they have in `domain/`; a reader of the API and of the code meets the same words.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.monitors import MonitorState
 from steersman.loop.world import Documents
-from steersman.ports import Registry
+from steersman.ports import Registry, RunningReplica
 from steersman.store.ledger_log import LedgerRow
 from steersman.store.transaction import Transaction
 
@@ -40,6 +41,22 @@ def registries(known: Mapping[str, Registry]) -> Json:
         except SteersmanError as error:
             found[name] = {"ok": False, "found": error.message}
     return found
+
+
+def unwalled(replicas: Sequence[RunningReplica], workspace: str, model: str) -> list[str]:
+    """What a person must know about a model whose workers run without the wall that keeps files from model files."""
+    open_ones = [r for r in replicas if (r.workspace, r.model, r.sandbox) == (workspace, model, "none")]
+    if not open_ones:
+        return []
+    return [
+        f"{len(open_ones)} of its workers run without file walls (sandbox: none): this kernel has no Landlock, so what a "
+        "model file makes a worker do could read what this user can read; use Linux 5.13 or later"
+    ]
+
+
+def sandbox(replicas: Sequence[RunningReplica]) -> Json:
+    """Workers by the wall they run behind; `none` counts those that have none."""
+    return dict(Counter(r.sandbox for r in replicas if r.sandbox is not None))
 
 
 def model_line(tx: Transaction, model: spec.Model) -> Json:

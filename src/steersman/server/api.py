@@ -155,6 +155,7 @@ class Api:
                 "router": installation.router_url,
                 "router_generation": generation,
                 "registries": registries,
+                "sandbox": answers.sandbox(await run_in_threadpool(world.target.observe)),
                 "replay": world.clock.replay,
                 "at": world.clock.now().isoformat(),
                 "wall_time": wall().isoformat(),
@@ -223,7 +224,13 @@ class Api:
         return reply(await run_in_threadpool(read))
 
     async def model(self, request: Request) -> Response:
-        return await self._about_model(request, answers.model_status)
+        """What `model_status` says, and what is to be known about the workers that run now."""
+        workspace, name = self._place(request)
+        replicas = await run_in_threadpool(self._parts.world.target.observe)
+        return await self._about_model(
+            request,
+            lambda tx, m: {**answers.model_status(tx, m), "notes": answers.unwalled(replicas, workspace, name)},
+        )
 
     async def versions(self, request: Request) -> Response:
         return await self._about_model(

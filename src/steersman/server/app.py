@@ -14,6 +14,7 @@ from steersman.domain.access import Permission, Secret
 from steersman.domain.errors import BadRequest, NotAuthenticated, NotFound
 from steersman.loop.commands import Commands
 from steersman.plugins.identity.tokens import SESSION_LIFE, Identities, csrf_token
+from steersman.server.answers import unwalled
 from steersman.server.api import Api
 from steersman.server.guard_proxy import GuardProxy, Refusal
 from steersman.server.security import Door, Middleware, Within, embedded, route
@@ -80,7 +81,12 @@ class _Pages:
     def __init__(self, assembled: Assembled, door: Door) -> None:
         self._parts = assembled
         self._door = door
-        self._console = Console(assembled.store, assembled.documents, key=assembled.verifier_key)
+        self._console = Console(
+            assembled.store,
+            assembled.documents,
+            key=assembled.verifier_key,
+            notes=lambda workspace, model: unwalled(assembled.world.target.observe(), workspace, model),
+        )
         self._changes = Changes(assembled.store, assembled.world.clock.now)
 
     def routes(self) -> list[BaseRoute]:

@@ -302,3 +302,10 @@ def test_every_page_holds_at_every_stage_of_a_life(tmp_path: Path, days: int) ->
     for html in pages:
         assert "nan" not in html.lower().replace("governance", "").split()
         assert outline(html).inline == []
+
+
+def test_what_is_to_be_known_about_the_workers_stands_on_the_models_page(sample: Sample) -> None:
+    noted = Console(sample.store, Documents(), notes=lambda _workspace, model: [f"{model}: sandbox: none <b>"])
+    html = noted.model(visit(sample, EVERYTHING, workspace="ops", model="flight-delay"))
+    assert 'class="note"' in html
+    assert "sandbox: none &lt;b&gt;" in html

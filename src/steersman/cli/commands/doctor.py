@@ -150,12 +150,27 @@ def _servers(arguments: argparse.Namespace) -> Iterator[Check]:
     for name, state in (registries if isinstance(registries, dict) else {}).items():
         step = "Read logs/mlflow.log in the state directory, or check what --mlflow-uri or --registry names."
         yield Check(f"registry {name}", "ok" if state["ok"] else "failed", str(state["found"]), step)
+    yield from _walls(health)
     yield from _clock(health)
     try:
         models = len(steersman.models())
         yield Check("token", "ok", f"valid; {models} models visible")
     except (NotAuthenticated, NotAllowed) as error:
         yield Check("token", "failed", error.message, error.next_step)
+
+
+def _walls(health: dict[str, object]) -> Iterator[Check]:
+    """Whether a model file that turns hostile could read this machine's other files."""
+    workers = health.get("sandbox")
+    if not isinstance(workers, dict) or not workers:
+        return
+    total, without = sum(workers.values()), workers.get("none", 0)
+    step = "Run on Linux 5.13 or later with Landlock; until then serve only model files from people you trust."
+    if without:
+        found = f"{without} of {total} workers run without file walls (sandbox: none)"
+        yield Check("workers' walls", "warning", found, step)
+    else:
+        yield Check("workers' walls", "ok", f"{total} workers see their own files only ({', '.join(workers)})")
 
 
 def _clock(health: dict[str, object]) -> Iterator[Check]:

@@ -303,6 +303,7 @@ class LocalTarget:
             pid=handle.pid,
             cpu_s=round(spent.user + spent.system, 3),
             memory_mb_peak=processes.memory_mb_peak(handle.pid),
+            sandbox=card.sandbox if card is not None else None,
         )
 
     def _slots_of(self, workspace: str, environment: str, model: str, digest: str) -> list[_Slot]:
