@@ -15,7 +15,6 @@ Json = dict[str, Any]
 
 DEFAULT_WORKSPACE = "default"
 
-_OVER = ("Healthy", "Degraded")
 _UNDONE = ("Aborted", "Superseded", "RolledBack")
 
 
@@ -87,8 +86,8 @@ def releases(found: Sequence[Json]) -> str:
     return table([_release_row(release) for release in found])
 
 
-def release(found: Json, *, command: str = "") -> str:
-    """One release: what it brings where, how far it is, on what evidence. `command` is what was just asked."""
+def release(found: Json) -> str:
+    """One release: what it brings where, how far it is, on what evidence."""
     name = reference(found["workspace"], found["model"])
     previous = found.get("previous")
     facts = {
@@ -115,7 +114,7 @@ def release(found: Json, *, command: str = "") -> str:
     if found.get("approvals") or found.get("approvals_required"):
         body += [f"approvals: {len(found['approvals'])} of {found['approvals_required']}"]
         body += [f"  {a['actor']}, {when(a['at'])}: {a['because']}" for a in found["approvals"]]
-    return "\n".join([*body, *(f"next: {step}" for step in next_commands(found, command=command))])
+    return "\n".join([*body, *(f"next: {step}" for step in next_commands(found))])
 
 
 def evidence(verdicts: Sequence[Json]) -> str:
@@ -132,23 +131,21 @@ def evidence(verdicts: Sequence[Json]) -> str:
     return table(rows)
 
 
-def next_commands(found: Json, *, command: str = "") -> list[str]:
-    """What a person is likely to do next with this release."""
+def next_commands(found: Json) -> list[str]:
+    """What a person is likely to do next with this release: one command, or a choice of two."""
     name, known = reference(found["workspace"], found["model"]), found["id"]
     phase, completion = found["phase"], found["completion"]
     if completion in _UNDONE:
-        return [f'steersman retry {known} --because "…", or steersman history {name}']
+        return [f'steersman retry {known} --because "…"', f"steersman history {name}"]
     if completion is not None:
         return [f"steersman history {name}"]
     if phase == "Paused" and _waits_for_approval(found):
-        return [f'steersman approve {known} --because "…", or steersman reject {known} --because "…"']
+        return [f'steersman approve {known} --because "…"', f'steersman reject {known} --because "…"']
     if phase == "Paused":
-        return [f'steersman resume {known} --because "…", or steersman abort {known} --because "…"']
+        return [f'steersman resume {known} --because "…"', f'steersman abort {known} --because "…"']
     if phase == "Verifying":
-        return [f'steersman status {name}; back again: steersman rollback {name} --because "…"']
-    if command and phase not in _OVER:
-        return [f"steersman releases {known}"]
-    return [f"steersman status {name}"]
+        return [f"steersman status {name}", f'steersman rollback {name} --because "…"']
+    return [f"steersman releases {known}"]
 
 
 def _waits_for_approval(found: Json) -> bool:

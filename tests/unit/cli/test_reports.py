@@ -72,15 +72,17 @@ def test_an_empty_installation_says_how_to_begin() -> None:
 
 
 def test_a_release_names_the_command_that_comes_next() -> None:
-    def next_of(**changed: Any) -> str:
-        return reports.release(release(**changed)).splitlines()[-1]
+    def next_of(**changed: Any) -> list[str]:
+        said = reports.release(release(**changed)).splitlines()
+        return [line.removeprefix("next: ").split(" --")[0] for line in said if line.startswith("next: ")]
 
     waits = {"phase": "Paused", "steps": [{"step": 1, "what": "approval", "state": "active"}], "approvals_required": 1}
-    assert next_of(**waits, approvals=[]).startswith(f"next: steersman approve {RELEASE} ")
-    assert next_of(phase="Paused").startswith(f"next: steersman resume {RELEASE} ")
-    assert next_of(phase="Verifying").startswith("next: steersman status delay; back again: steersman rollback delay ")
-    assert next_of(phase="Healthy", completion="Aborted").startswith(f"next: steersman retry {RELEASE} ")
-    assert next_of(phase="Healthy", completion="Promoted") == "next: steersman history delay"
+    assert next_of() == [f"steersman releases {RELEASE}"]
+    assert next_of(**waits, approvals=[]) == [f"steersman approve {RELEASE}", f"steersman reject {RELEASE}"]
+    assert next_of(phase="Paused") == [f"steersman resume {RELEASE}", f"steersman abort {RELEASE}"]
+    assert next_of(phase="Verifying") == ["steersman status delay", "steersman rollback delay"]
+    assert next_of(phase="Healthy", completion="Aborted") == [f"steersman retry {RELEASE}", "steersman history delay"]
+    assert next_of(phase="Healthy", completion="Promoted") == ["steersman history delay"]
 
 
 def test_history_says_what_was_live_by_which_release_on_what_evidence_and_who_agreed() -> None:

@@ -72,7 +72,7 @@ def _followed(steersman: Steersman, answer: Json, arguments: argparse.Namespace)
     if arguments.wait is not None and state.get("id"):
         answer = steersman.wait(str(state["id"]), timeout_s=arguments.wait)
         state = _state(answer)
-    report(answer, arguments.output, lambda: reports.release(state, command=arguments.command))
+    report(answer, arguments.output, lambda: reports.release(state))
     if answer.get("blocked") or state.get("phase") == Phase.PAUSED:
         return EXIT_BLOCKED
     return EXIT_ERROR if state.get("completion") in _BLOCKED else EXIT_DONE
