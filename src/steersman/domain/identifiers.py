@@ -11,5 +11,7 @@ import uuid
 def new_id(prefix: str) -> str:
     """E.g. ``rel-01986f3e…``: the prefix says what is named, so that a stray identifier explains itself."""
     milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    value = (
+        (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    )
     return f"{prefix}-{uuid.UUID(int=value)}"

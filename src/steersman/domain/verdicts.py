@@ -19,7 +19,9 @@ class Outcome(StrEnum):
 
     SUCCESSFUL = "successful"
     FAILED = "failed"
-    INCONCLUSIVE = "inconclusive"  # measured, and the data cannot tell: too few labels, the interval straddles the limit
+    INCONCLUSIVE = (
+        "inconclusive"  # measured, and the data cannot tell: too few labels, the interval straddles the limit
+    )
     ERROR = "error"  # not measured: query failed, timed out, labels missing. Never counts as successful.
 
 
