@@ -1,11 +1,14 @@
 """No field of a document is read and then forgotten: what these say is seen in what happens, or refused when it is applied."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from steersman.domain.errors import BadDocument
-from steersman.testing.story import Story, canary, model_document
+from steersman.domain.release import Completion, Phase
+from steersman.domain.version import Format
+from steersman.testing.story import DATASET, LOOP, Story, canary, model_document
 
 
 def environment(mode: str) -> dict[str, Any]:
@@ -45,3 +48,103 @@ def test_a_step_the_target_cannot_do_is_refused(story: Story) -> None:
     story.target.capabilities = frozenset({"setWeight", "keepWarm"})
     with pytest.raises(BadDocument, match="the environment's target cannot mirror"):
         story.apply(model_document(environments=canary()))
+
+
+# --- progressDeadline
+
+
+def turns(story: Story, *, after: timedelta) -> None:
+    """The loop as on the wall clock, which does not wait until an effect has ended."""
+    story.clock.move(story.clock.now() + after)
+    for _ in range(10):
+        story.control.turn()
+
+
+def never_ready(story: Story) -> str:
+    """Version 2's workers start and never become ready; its release is opened."""
+    story.registry.add(2)
+    story.commands.register("default", "delay", 2, actor="ann")
+    story.target.slow.add(story.digest(2))
+    release = story.commands.release("default", "delay", 2, "production", actor="ann", because="faster, they say")
+    return release.id
+
+
+def test_a_version_that_never_becomes_ready_is_given_up_at_the_deadline(story: Story) -> None:
+    story.apply(model_document(environments=canary(progressDeadline="20m")))
+    story.release(1)
+    never_ready(story)
+
+    turns(story, after=timedelta(0))
+    turns(story, after=timedelta(minutes=19))
+    assert story.releases[-1].phase is Phase.PROGRESSING
+
+    turns(story, after=timedelta(minutes=1))
+    ended = story.releases[-1]
+    assert ended.completion is Completion.ABORTED
+    assert ended.because == "the traffic of step 0 (mirror 100 %) did not come about within progressDeadline, 20m"
+    assert story.router.weights() == {"1": 100.0}
+
+
+def test_gates_that_nobody_can_answer_end_at_the_deadline_too(story: Story) -> None:
+    story.apply(DATASET, model_document(environments=canary(), holdout=LOOP["holdout"], gates=LOOP["gates"]))
+    story.release(1)
+    never_ready(story)
+    turns(story, after=timedelta(0))
+    turns(story, after=timedelta(minutes=30))
+    assert story.releases[-1].because == "the verdicts of its gates did not come about within progressDeadline, 30m"
+
+
+def test_waiting_for_a_freeze_to_end_is_not_held_against_a_release(story: Story) -> None:
+    freeze = [{"startsAt": "2013-03-01T00:00:00Z", "endsAt": "2013-03-03T00:00:00Z", "reason": "fair"}]
+    story.apply(model_document(environments=canary(progressDeadline="20m", freeze=freeze)))
+    story.release(1)
+    story.days(3)
+    assert story.router.weights() == {"1": 100.0}
+
+
+# --- the envelope of an automatic retraining
+
+
+def retrained(story: Story, **changes: Any) -> None:
+    """Version 1 falls behind a challenger; an incident retrains, without anybody asking."""
+    story.apply(DATASET, model_document(environments=canary(), **{**LOOP, **changes}))
+    story.release(1)
+    story.registry.add(2)
+    story.commands.register("default", "delay", 2, actor="ann")
+    old = story.digest(1)
+    story.traffic.quality = lambda digest, _day: 0.3 if digest == old else 1.0
+    story.set_challenger(2)
+
+
+def test_a_retraining_within_its_envelope_releases_itself(story: Story) -> None:
+    retrained(story)
+    story.days(30)
+    assert len(story.releases) == 2
+    assert story.releases[-1].opened_by == "system"
+    assert story.releases[-1].promoted_at is not None
+
+
+def test_a_retraining_of_another_format_waits_for_a_person(story: Story) -> None:
+    retrained(story)
+    story.registry.format = Format.XGBOOST
+    story.days(12)
+    waiting = story.releases[-1]
+    assert waiting.phase is Phase.PAUSED
+    assert waiting.because == (
+        "waits for 1 more approval(s) by role approver; outside of the envelope: "
+        "it is xgboost, production's is lightgbm, and algorithm is same"
+    )
+
+    story.commands.approve(waiting.id, actor="bob", because="we wanted to try the other one")
+    story.control.settle()
+    assert story.reread(waiting).phase is Phase.PROGRESSING
+
+
+def test_a_retraining_that_is_surely_worse_waits_for_a_person_though_its_gate_lets_it_pass(story: Story) -> None:
+    lenient = [{"metric": "roc_auc", "vs": "production", "maxDrop": 0.5}]
+    retrained(story, gates=lenient)
+    known = {story.digest(1): 0.3, story.digest(2): 1.0}
+    story.traffic.quality = lambda digest, _day: known.get(digest, 0.0)
+    story.days(12)
+    assert story.releases[-1].phase is Phase.PAUSED
+    assert "outside of the envelope: roc_auc is worse by at least 0.1" in story.releases[-1].because

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steersman.decide.judging import BLOCKS_MIN, SPREAD_FLOOR
+from steersman.domain import spec
 from steersman.domain.metrics import Direction, harm
 from steersman.domain.verdicts import Outcome, Verdict
-from steersman.domain.version import Column
 from steersman.stats.beta import student_quantile
 from steersman.stats.performance import evaluate, metric_named, paired_blocks
 
@@ -52,38 +52,6 @@ class GateResult:
 
     gate: str
     answer: Verdict | NotApplicable
-
-    @property
-    def because(self) -> str:
-        """The reason, whatever the answer."""
-        return self.answer.because
-
-    @property
-    def blocks(self) -> bool:
-        """Whether the release stops here: everything but success and not applicable stops it."""
-        return isinstance(self.answer, Verdict) and self.answer.outcome is not Outcome.SUCCESSFUL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateDecision:
-    """All gates together."""
-
-    passed: bool
-    because: str
-    results: tuple[GateResult, ...]
-
-
-def decide_gates(results: Sequence[GateResult]) -> GateDecision:
-    """A release goes on when no gate blocks; with no gates declared it goes on and says so."""
-    blocking = [result for result in results if result.blocks]
-    if blocking:
-        because = "; ".join(f"{result.gate}: {result.because}" for result in blocking)
-        return GateDecision(passed=False, because=because, results=tuple(results))
-    skipped = sum(isinstance(result.answer, NotApplicable) for result in results)
-    because = f"{len(results) - skipped} of {len(results)} gates successful" if results else "no gates are declared"
-    if skipped:
-        because += f", {skipped} not applicable ({NO_PRODUCTION})"
-    return GateDecision(passed=True, because=because, results=tuple(results))
 
 
 def gate_paired(
@@ -214,31 +182,6 @@ def gate_floor(holdout: HoldoutScores, *, metric: str, floor: float, alpha: floa
     return GateResult(gate=name, answer=answer)
 
 
-def gate_signature(candidate: Sequence[Column], production: Sequence[Column] | None) -> GateResult:
-    """Whether today's callers can be served by the candidate.
-
-    It may ask for fewer columns than production, or for further optional ones; a new required column or another type
-    would break every caller and fails.
-    """
-    name = "signature serves production's callers"
-    if production is None:
-        return GateResult(gate=name, answer=NotApplicable(because=NO_PRODUCTION))
-    if not candidate:
-        return GateResult(gate=name, answer=Verdict(outcome=Outcome.ERROR, because="the candidate has no signature"))
-    sent = {column.name: column.type for column in production}
-    missing = [column.name for column in candidate if column.required and column.name not in sent]
-    retyped = [
-        f"{column.name} is {column.type}, was {sent[column.name]}"
-        for column in candidate
-        if column.name in sent and column.type != sent[column.name]
-    ]
-    if missing or retyped:
-        parts = ([f"callers do not send {', '.join(missing)}"] if missing else []) + retyped
-        return GateResult(gate=name, answer=Verdict(outcome=Outcome.FAILED, because="; ".join(parts)))
-    because = f"{len(candidate)} columns, compatible with production's {len(sent)}"
-    return GateResult(gate=name, answer=Verdict(outcome=Outcome.SUCCESSFUL, because=because))
-
-
 def gate_policy(policy: str, holds: bool | None, *, has_production: bool) -> GateResult:
     """The answer of an evaluated policy expression: None is unknown, which blocks unless there is no production yet."""
     if holds is None and not has_production:
@@ -248,6 +191,32 @@ def gate_policy(policy: str, holds: bool | None, *, has_production: bool) -> Gat
         return GateResult(gate=policy, answer=Verdict(outcome=Outcome.ERROR, because=because))
     outcome = Outcome.SUCCESSFUL if holds else Outcome.FAILED
     return GateResult(gate=policy, answer=Verdict(outcome=outcome, because=f"{policy} is {str(holds).lower()}"))
+
+
+def outside_envelope(
+    envelope: spec.Envelope,
+    *,
+    compared: Sequence[Verdict],
+    candidate: str,
+    production: str,
+) -> str | None:
+    """Why an automatic release goes beyond what it may change by itself; None inside of the envelope.
+
+    `compared` are the verdicts of the gates that measured harm against production; `candidate` and `production` are the
+    formats. The lower bound decides where there is one: an estimate above zero is half of the time noise. No comparison
+    is no proof of being inside.
+    """
+    if envelope.algorithm is spec.Algorithm.SAME and candidate != production:
+        return f"it is {candidate}, production's is {production}, and algorithm is same"
+    allowed = envelope.max_metric_drop
+    drops = [(v.metric, v.estimate if v.lower is None else v.lower) for v in compared]
+    measured = [(metric, drop) for metric, drop in drops if drop is not None]
+    if not measured:
+        return "no gate compared it with production, so maxMetricDrop is not known to be kept"
+    metric, drop = max(measured, key=lambda pair: pair[1])
+    if drop > allowed:
+        return f"{metric} is worse by at least {drop:.4f} on the holdout, maxMetricDrop is {allowed:g}"
+    return None
 
 
 def _student(values: NDArray[np.float64], *, alpha: float, spread_min: float) -> tuple[float, float]:

@@ -49,6 +49,8 @@ class Facts:
     replica of its version is left that nothing else needs. `waits_for`: the number of an older release still on its way.
     `broken`: why the traffic it asks for cannot come about. `approvers`: people who agreed at the present step.
     `analysis`: verdicts by metric of the present analysis or bake; empty while nothing was measured.
+    `awaited_since`: when what the release waits for (`awaited`) was first seen to be missing; None where it waits for
+    nothing. `outside`: why an automatic release is beyond its model's envelope.
     `stable`: what answers by default now. `replaced_by`: number of a release promoted after this one; `undone_by`: of a
     rollback that brought the version before this one back.
     """
@@ -65,6 +67,8 @@ class Facts:
     drained: bool = True
     waits_for: int | None = None
     broken: str | None = None
+    awaited_since: datetime | None = None
+    outside: str | None = None
     approvers: tuple[str, ...] = ()
     analysis: Mapping[str, Verdict] = field(default_factory=dict)
     guardrails: tuple[GuardrailReading, ...] = ()
@@ -117,6 +121,8 @@ def plan(facts: Facts) -> Move | None:
         return broken
     if facts.broken is not None and release.phase in (Phase.PENDING, Phase.PROGRESSING):
         return degrade(release, _failure(release), now=facts.now, because=facts.broken)
+    if overdue := _overdue(facts):
+        return overdue
     if release.phase is Phase.VERIFYING:
         return _verifying(facts)
     if compares_with_another(facts) and facts.waits_for is None:
@@ -126,6 +132,26 @@ def plan(facts: Facts) -> Move | None:
     if release.phase is Phase.PROGRESSING:
         return _thawed(facts, _progressing(facts))
     return _paused(facts)
+
+
+def awaited(facts: Facts) -> str | None:
+    """What the release waits for the world to bring about; None where it waits for time, evidence, people or others."""
+    release = facts.release
+    if facts.frozen is not None or facts.waits_for is not None or compares_with_another(facts):
+        return None
+    if release.phase is Phase.PENDING and facts.gates_declared and facts.gates is None and facts.gates_broken is None:
+        return "the verdicts of its gates" if release.opened is not Opened.ROLLBACK else None
+    if release.phase is Phase.PROGRESSING and not release.entered and not facts.in_effect:
+        return f"the traffic of step {release.step} ({step_name(steps_of(facts.policy, release)[release.step])})"
+    return None
+
+
+def _overdue(facts: Facts) -> Move | None:
+    what, deadline = awaited(facts), facts.policy.progress_deadline
+    if what is None or facts.awaited_since is None or facts.now < facts.awaited_since + deadline:
+        return None
+    because = f"{what} did not come about within progressDeadline, {format_duration(deadline)}"
+    return degrade(facts.release, _failure(facts.release), now=facts.now, because=because)
 
 
 def compares_with_another(facts: Facts) -> bool:
@@ -190,12 +216,20 @@ def _pending(facts: Facts) -> Move | None:
 
 
 def _approved_or_wait(facts: Facts) -> Move | None:
-    required = approvals_required(facts.policy, facts.tier)
+    required = _required(facts)
     if len(facts.approvers) >= required:
         return _start(facts, f"approved by {', '.join(facts.approvers)}" if required else "gates passed")
     because = f"waits for {required - len(facts.approvers)} more approval(s) by role approver"
+    if facts.outside is not None:
+        because += f"; outside of the envelope: {facts.outside}"
     after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, resumes=Phase.PENDING)
     return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+
+
+def _required(facts: Facts) -> int:
+    """People who must agree before the first step; outside of the envelope somebody must, whatever the tier."""
+    required = approvals_required(facts.policy, facts.tier)
+    return max(required, 1) if facts.outside is not None else required
 
 
 def approvals_required(policy: spec.EnvironmentPolicy, tier: int) -> int:
@@ -242,7 +276,9 @@ def _progressing(facts: Facts) -> Move | None:
             if len(facts.approvers) >= count:
                 return _next(facts, f"approved by {', '.join(facts.approvers)}")
             return _pause(facts, f"waits for {count} approval(s) by role {step.role}", resumes=Phase.PROGRESSING)
-        case spec.Promote() | spec.Bake():
+        case spec.Promote():
+            return _promote(facts) if facts.in_effect else None
+        case spec.Bake():
             return _next(facts, f"{step_name(step)} passed over")
 
 
@@ -419,7 +455,7 @@ def _paused(facts: Facts) -> Move | None:
     if release.held:
         return None
     if release.resumes is Phase.PENDING:
-        if len(facts.approvers) < approvals_required(facts.policy, facts.tier):
+        if len(facts.approvers) < _required(facts):
             return None
         return Move(release=moved(release, Phase.PENDING, at=facts.now, because="approved", resumes=None))
     step = steps_of(facts.policy, release)[release.step]

@@ -315,9 +315,6 @@ def _retrain(facts: TriageFacts) -> Triage:
         because = f"{facts.labels_new} matured labels since the last training data, need {facts.labels_needed}"
         return Triage(action=Action.WAIT, remedy=Remedy.RETRAIN, because=because)
     evidence = f"{facts.labels_new} matured labels are new"
-    if facts.mode is RetrainMode.PROPOSE:
-        because = f"{evidence}; retrain.mode is propose, a person starts it"
-        return Triage(action=Action.ASK, remedy=Remedy.RETRAIN, because=because)
     if facts.frozen is not None:
         return Triage(action=Action.WAIT, remedy=Remedy.RETRAIN, because=f"{evidence}; frozen: {facts.frozen}")
     return Triage(action=Action.START, remedy=Remedy.RETRAIN, because=f"{evidence}, cooldown over")

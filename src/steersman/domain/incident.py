@@ -37,7 +37,6 @@ if set(INCIDENT_TRANSITIONS) != set(IncidentState):
 class Remedy(StrEnum):
     ROLLBACK = "rollback"
     RETRAIN = "retrain"
-    FREEZE = "freeze"
     ACCEPT = "accept"
     NONE = "none"
 

@@ -64,11 +64,15 @@ class Control:
                     self._survive(self._measure)
                     self._survive(self._watching.turn)
                     measured = time.monotonic()
-                moved = self._survive(self.reconciler.turn)
-                moved = self._survive(self._executor.turn) or moved
+                moved = self.turn()
             if not moved:
                 self._wake.wait(TURN_S)
                 self._wake.clear()
+
+    def turn(self) -> bool:
+        """Decide and act once; True if anything moved."""
+        moved = self._survive(self.reconciler.turn)
+        return self._survive(self._executor.turn) or moved
 
     def _measure(self) -> bool:
         self._world.log.flush()

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import msgspec
 
+from steersman.decide.gating import outside_envelope
 from steersman.decide.judging import judge_paired
 from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, steps_of
 from steersman.decide.routing import in_progress, promoted
@@ -69,6 +70,7 @@ def gather(
         drained=seen.drained,
         waits_for=oldest.number if oldest is not None and oldest.id != release.id and release.active else None,
         broken=seen.broken,
+        outside=_outside(tx, release, model, gates),
         approvers=valid_approvers(tx.approvals(release.id), release, policy, now),
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
@@ -86,6 +88,25 @@ def _gates(tx: Transaction, release: Release) -> tuple[tuple[GateFact, ...] | No
     if operation.state is not OperationState.SUCCEEDED or operation.kind is not OperationKind.GATE:
         return None, operation.error or "cancelled"
     return msgspec.convert((operation.result or {})["gates"], tuple[GateFact, ...]), None
+
+
+def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequence[GateFact] | None) -> str | None:
+    """Why a release that nobody asked for is beyond its model's envelope; None before its gates, and for people's releases."""
+    before_steps = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
+    if release.opened is not Opened.REMEDY or release.previous is None or not before_steps or gates is None:
+        return None
+    candidate = tx.version(release.workspace, release.model, release.version)
+    production = tx.version(release.workspace, release.model, release.previous.version)
+    assert candidate is not None
+    assert production is not None
+    compared = [
+        fact.verdict
+        for gate, fact in zip(model.spec.gates, gates, strict=True)
+        if isinstance(gate, spec.PairedGate | spec.DropGate) and fact.applies
+    ]
+    return outside_envelope(
+        model.spec.retrain.envelope, compared=compared, candidate=candidate.format, production=production.format
+    )
 
 
 def valid_approvers(

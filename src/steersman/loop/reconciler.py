@@ -7,10 +7,10 @@ ledger; what it wants done in the world it asks for as operations.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from steersman.decide.rolling_out import Facts, Move, compares_with_another, plan, verdict_data
+from steersman.decide.rolling_out import Facts, Move, awaited, compares_with_another, plan, verdict_data
 from steersman.decide.routing import desired_traffic, live
 from steersman.domain import spec
 from steersman.domain.events import Action, Event
@@ -47,6 +47,7 @@ class Reconciler:
     def __init__(self, world: World, documents: Documents) -> None:
         self._world = world
         self._documents = documents
+        self._awaited: dict[str, tuple[str, datetime]] = {}
 
     def turn(self) -> bool:
         """One pass over everything; True if anything was written."""
@@ -192,7 +193,7 @@ class Reconciler:
                 release = tx.release(release_id)
                 if release is None or self._traffic(tx, workspace, model, environment) != traffic:
                     continue  # an earlier move of this turn changed what should be
-                facts = self._facts(tx, release, traffic, look)
+                facts = self._since(self._facts(tx, release, traffic, look))
                 moved = self._ask_for_gates(tx, facts, look) or moved
                 move = plan(facts)
                 if move is not None:
@@ -212,6 +213,19 @@ class Reconciler:
             now=self._world.clock.now(),
             seen=self._seen(tx, release, traffic, look),
         )
+
+    def _since(self, facts: Facts) -> Facts:
+        """The facts with how long the release has been waiting for the world, as far as this process has seen it.
+
+        Kept in memory only: while no control server was there nobody acted, and that time is not held against a release.
+        """
+        what = awaited(facts)
+        if what is None:
+            self._awaited.pop(facts.release.id, None)
+            return facts
+        known, since = self._awaited.get(facts.release.id, ("", facts.now))
+        self._awaited[facts.release.id] = (what, since if known == what else facts.now)
+        return replace(facts, awaited_since=self._awaited[facts.release.id][1])
 
     def _seen(self, tx: Transaction, release: Release, traffic: Traffic, look: Look) -> Seen:
         counts = self._counts(tx, traffic)

@@ -36,7 +36,10 @@ EPOCH = datetime(2013, 1, 1, tzinfo=UTC)
 
 @dataclass
 class FakeRegistry:
-    """Versions that exist as a few bytes; `add` registers one, its content makes its digest."""
+    """Versions that exist as a few bytes; `add` registers one, its content makes its digest.
+
+    `format` is what is added from now on: LightGBM or XGBoost, whose first bytes are easily written.
+    """
 
     content: dict[int, bytes] = field(default_factory=dict)
     alias: dict[str, int] = field(default_factory=dict)
@@ -44,7 +47,8 @@ class FakeRegistry:
 
     def add(self, number: int | None = None, content: bytes = b"") -> int:
         number = number or max(self.content, default=0) + 1
-        self.content[number] = b"tree\nversion=v4\n" + (content or str(number).encode())
+        head = b"tree\nversion=v4\n" if self.format is Format.LIGHTGBM else b'{"learner": {}} '
+        self.content[number] = head + (content or str(number).encode())
         return number
 
     def versions(self, name: str) -> list[RegisteredVersion]:
@@ -56,7 +60,8 @@ class FakeRegistry:
     def describe(self, name: str, number: int) -> Description:
         if number not in self.content:
             raise NotFound(f"no version {number} of {name}")
-        return Description(format=self.format, file="model.txt", signature=(Column(name="x", type="FP64"),))
+        found = Format.LIGHTGBM if self.content[number].startswith(b"tree") else Format.XGBOOST
+        return Description(format=found, file="model.txt", signature=(Column(name="x", type="FP64"),))
 
     def fetch(self, name: str, number: int, into: Path) -> Description:
         described = self.describe(name, number)
@@ -79,11 +84,12 @@ class FakeRegistry:
 
 @dataclass
 class FakeTarget:
-    """Replicas are entries of a list; `broken` holds digests that never become ready."""
+    """Replicas are entries of a list; `broken` holds digests that fail to start, `slow` those that never become ready."""
 
     capabilities: frozenset[str] = frozenset({"mirror", "setWeight", "keepWarm"})
     replicas: list[RunningReplica] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    slow: set[str] = field(default_factory=set)
     started: int = 0
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
@@ -100,7 +106,7 @@ class FakeTarget:
                     model=replica.model,
                     digest=replica.digest,
                     address=f"127.0.0.1:{10_000 + self.started}",
-                    ready=True,
+                    ready=replica.digest not in self.slow,
                     pid=self.started,
                 )
             )

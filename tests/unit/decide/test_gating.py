@@ -13,15 +13,14 @@ from steersman.decide.gating import (
     GateResult,
     HoldoutScores,
     NotApplicable,
-    decide_gates,
     gate_floor,
     gate_max_drop,
     gate_paired,
     gate_policy,
-    gate_signature,
+    outside_envelope,
 )
+from steersman.domain.spec import Algorithm, Envelope
 from steersman.domain.verdicts import Outcome, Verdict
-from steersman.domain.version import Column
 
 
 def holdout(*, skill_candidate: float, skill_production: float, seed: int = 1, days: int = 14) -> HoldoutScores:
@@ -48,6 +47,10 @@ def outcome(result: GateResult) -> Outcome:
     return result.answer.outcome
 
 
+def stops(result: GateResult) -> bool:
+    return outcome(result) is not Outcome.SUCCESSFUL
+
+
 def test_an_equal_candidate_passes_and_a_scrambled_one_is_stopped() -> None:
     for gate in (
         lambda rows: gate_paired(rows, metric="log_loss", margin=0.05),
@@ -57,13 +60,13 @@ def test_an_equal_candidate_passes_and_a_scrambled_one_is_stopped() -> None:
     ):
         assert outcome(gate(EQUAL)) is Outcome.SUCCESSFUL
         assert outcome(gate(SCRAMBLED)) is Outcome.FAILED
-        assert gate(SCRAMBLED).blocks
+        assert stops(gate(SCRAMBLED))
 
 
 def test_a_gate_that_cannot_tell_blocks() -> None:
     undecided = gate_paired(holdout(skill_candidate=0.78, skill_production=0.8), metric="log_loss", margin=0.004)
     assert outcome(undecided) is Outcome.INCONCLUSIVE
-    assert undecided.blocks
+    assert stops(undecided)
 
 
 def test_the_answer_carries_its_numbers() -> None:
@@ -81,14 +84,11 @@ def test_the_first_release_has_nothing_to_be_compared_with_but_floors_apply() ->
     comparing = [
         gate_paired(first, metric="log_loss", margin=0.03),
         gate_max_drop(first, metric="roc_auc", max_drop=0.01),
-        gate_signature([Column(name="x", type="FP64")], None),
         gate_policy("version.signature == production.signature", None, has_production=False),
     ]
-    assert [result.answer for result in comparing] == [NotApplicable(because=NO_PRODUCTION)] * 4
-    decision = decide_gates([*comparing, gate_floor(first, metric="roc_auc", floor=0.6)])
-    assert decision.passed
-    assert decision.because == "1 of 5 gates successful, 4 not applicable (no production version to compare with)"
-    assert not decide_gates([*comparing, gate_floor(first, metric="roc_auc", floor=0.99)]).passed
+    assert [result.answer for result in comparing] == [NotApplicable(because=NO_PRODUCTION)] * 3
+    assert outcome(gate_floor(first, metric="roc_auc", floor=0.6)) is Outcome.SUCCESSFUL
+    assert stops(gate_floor(first, metric="roc_auc", floor=0.99))
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,8 @@ def test_missing_or_broken_data_is_an_error_and_blocks(changes: dict[str, object
     ]
     for result in results:
         assert outcome(result) is Outcome.ERROR
-        assert result.blocks
-        assert reason in result.because
-    assert not decide_gates(results).passed
+        assert stops(result)
+        assert reason in result.answer.because
 
 
 def test_too_few_blocks_are_inconclusive() -> None:
@@ -154,7 +153,7 @@ def test_a_wider_limit_never_stops_what_a_narrower_one_lets_through(
         ),
         (gate_paired(rows, metric="brier", margin=limit), gate_paired(rows, metric="brier", margin=limit + more)),
     ):
-        assert narrow.blocks or not wide.blocks
+        assert stops(narrow) or not stops(wide)
 
 
 def test_equal_candidates_are_rarely_stopped_and_scrambled_ones_never_pass() -> None:
@@ -162,27 +161,10 @@ def test_equal_candidates_are_rarely_stopped_and_scrambled_ones_never_pass() -> 
     for seed in range(20):
         equal = holdout(skill_candidate=0.8, skill_production=0.8, seed=seed)
         scrambled = holdout(skill_candidate=0.0, skill_production=0.8, seed=seed)
-        passed += not gate_paired(equal, metric="log_loss", margin=0.05).blocks
-        blocked += gate_paired(scrambled, metric="log_loss", margin=0.05).blocks
+        passed += not stops(gate_paired(equal, metric="log_loss", margin=0.05))
+        blocked += stops(gate_paired(scrambled, metric="log_loss", margin=0.05))
     assert passed >= 18
     assert blocked == 20
-
-
-@pytest.mark.parametrize(
-    ("candidate", "expected"),
-    [
-        ([("x", "FP64", True), ("y", "INT64", True)], Outcome.SUCCESSFUL),
-        ([("x", "FP64", True)], Outcome.SUCCESSFUL),
-        ([("x", "FP64", True), ("z", "FP64", False)], Outcome.SUCCESSFUL),
-        ([("x", "FP64", True), ("z", "FP64", True)], Outcome.FAILED),
-        ([("x", "FP32", True)], Outcome.FAILED),
-        ([], Outcome.ERROR),
-    ],
-)
-def test_todays_callers_must_be_able_to_go_on(candidate: list[tuple[str, str, bool]], expected: Outcome) -> None:
-    production = [Column(name="x", type="FP64"), Column(name="y", type="INT64")]
-    columns = [Column(name=name, type=type_, required=required) for name, type_, required in candidate]
-    assert outcome(gate_signature(columns, production)) is expected
 
 
 def test_a_policy_that_is_unknown_blocks_once_there_is_a_production_version() -> None:
@@ -191,5 +173,27 @@ def test_a_policy_that_is_unknown_blocks_once_there_is_a_production_version() ->
     assert outcome(gate_policy("p", False, has_production=False)) is Outcome.FAILED
 
 
-def test_a_model_without_gates_goes_on_and_says_so() -> None:
-    assert decide_gates([]).because == "no gates are declared"
+def compared(rows: HoldoutScores) -> list[Verdict]:
+    answer = gate_paired(rows, metric="log_loss", margin=0.05).answer
+    assert isinstance(answer, Verdict)
+    return [answer]
+
+
+def test_an_automatic_release_may_change_what_its_envelope_allows() -> None:
+    better = compared(holdout(skill_candidate=0.9, skill_production=0.7))
+    assert outside_envelope(Envelope(), compared=better, candidate="lightgbm", production="lightgbm") is None
+    other = outside_envelope(Envelope(), compared=better, candidate="onnx", production="lightgbm")
+    assert other == "it is onnx, production's is lightgbm, and algorithm is same"
+    any_one = Envelope(algorithm=Algorithm.ANY)
+    assert outside_envelope(any_one, compared=better, candidate="onnx", production="lightgbm") is None
+
+
+def test_only_a_drop_that_is_sure_is_outside_of_the_envelope_and_no_measurement_is_not_inside() -> None:
+    same = {"candidate": "lightgbm", "production": "lightgbm"}
+    assert outside_envelope(Envelope(), compared=compared(EQUAL), **same) is None
+    said = outside_envelope(Envelope(), compared=compared(SCRAMBLED), **same)
+    assert said is not None
+    assert "log_loss is worse by at least" in said
+    assert outside_envelope(Envelope(max_metric_drop=5.0), compared=compared(SCRAMBLED), **same) is None
+    nothing = outside_envelope(Envelope(max_metric_drop=5.0), compared=[], **same)
+    assert nothing == "no gate compared it with production, so maxMetricDrop is not known to be kept"
