@@ -294,7 +294,12 @@ class Scorer(Protocol):
 class Notifier(Protocol):
     """Tells people. Losing a message loses nothing else: the ledger and the console have it."""
 
-    def notify(self, channel: str, subject: str, text: str) -> None: ...
+    channels: frozenset[str]
+    """The names a document may tell; one that names another is refused when it is applied."""
+
+    def notify(self, channel: str, subject: str, text: str) -> None:
+        """Leave a message and return at once; whether it arrives is the plugin's business, and it never raises."""
+        ...
 
 
 # --- Inference log: what was asked, answered and turned out true ----------------------------------------------------

@@ -236,7 +236,7 @@ def test_a5_addresses_of_other_kinds_are_refused_without_being_repeated(url: str
 def test_plain_http_and_wrong_networks_need_the_admins_setting() -> None:
     with pytest.raises(BadRequest):
         Webhook(url=Secret("http://example.com/"))
-    with pytest.raises(Misconfigured, match="privateNetworks"):
+    with pytest.raises(Misconfigured, match="notify-network"):
         to("https://example.com/", private_networks=("10.0.0.1/8",))
 
 

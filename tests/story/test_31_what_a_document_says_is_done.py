@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from steersman.domain.errors import BadDocument
 from steersman.domain.release import Completion, Phase
@@ -148,3 +149,84 @@ def test_a_retraining_that_is_surely_worse_waits_for_a_person_though_its_gate_le
     story.days(12)
     assert story.releases[-1].phase is Phase.PAUSED
     assert "outside of the envelope: roc_auc is worse by at least 0.1" in story.releases[-1].because
+
+
+# --- incidents.rollbackWhen
+
+
+def promoted_and_drifting(story: Story, *, quality: float) -> None:
+    """Version 2 passes the shadow, then its inputs move; `quality` is how good it is from the promotion on (version 1: 1.0)."""
+    monitors = [{"name": "inputs", "kind": "drift", "columns": ["x"], "falseAlarmEvery": "60d"}]
+    loop = {**LOOP, "gates": [], "retrain": {}, "monitors": monitors, "incidents": {"rollbackWhen": "inputs"}}
+    environments = canary()
+    environments["production"]["strategy"]["canary"]["steps"][-1]["bake"]["margin"] = 0.5
+    story.apply(DATASET, model_document(environments=environments, **loop))
+    story.release(1)
+    story.days(16)
+    story.release(2)
+    story.days(16)
+    second = story.digest(2)
+    since = story.clock.now()
+    assert story.releases[-1].phase is Phase.VERIFYING
+    story.traffic.quality = lambda digest, day: quality if digest == second and day >= since else 1.0
+    story.traffic.inputs = lambda day: 2.0 if day >= since else 0.0
+
+
+def test_a_finding_during_the_bake_brings_the_replaced_version_back_where_pairs_say_it_is_better(story: Story) -> None:
+    promoted_and_drifting(story, quality=0.4)
+    chapter = story.chapter
+    story.days(12)
+    assert story.why(since=chapter) == snapshot(
+        [
+            "04-06 incident.opened: evidence of change 78, limit 60 (one false alarm in 60 windows), led by x, 1 columns, …",
+            "04-06 finding.opened: evidence of change 78, limit 60 (one false alarm in 60 windows), led by x, 1 columns, 1…",
+            "04-06 incident.triaged: ask none: retraining is off; a person decides",
+            "04-10 incident.triaged: start rollback: version 2 was promoted on 2013-03-27 and version 1 is better: roc_auc…",
+            "04-10 release.opened: version 2 was promoted on 2013-03-27 and version 1 is better: roc_auc: harm +0.0939 [+0…",
+            "04-10 release.step_started: step 0 (setWeight 100 %) is in effect",
+            "04-10 release.promoted: version 1 is the stable version of production",
+            "04-10 release.degraded: taken back by the rollback of release 3",
+            "04-10 incident.closed: the previous version answers again",
+            "04-10 release.completed: version 1 answers again",
+            "04-10 release.completed: taken back by the rollback of release 3",
+            "04-14 incident.opened: evidence of change 78, limit 60 (one false alarm in 60 windows), led by x, 1 columns, …",
+            "04-14 finding.opened: evidence of change 78, limit 60 (one false alarm in 60 windows), led by x, 1 columns, 4…",
+            "04-14 incident.triaged: ask none: retraining is off; a person decides",
+        ]
+    )
+    assert story.router.weights() == {"1": 100.0}
+
+
+def test_a_finding_during_the_bake_alone_takes_nothing_back(story: Story) -> None:
+    promoted_and_drifting(story, quality=1.0)
+    chapter = story.chapter
+    story.days(12)
+    assert story.why(since=chapter) == snapshot(
+        [
+            "04-06 incident.opened: evidence of change 78, limit 60 (one false alarm in 60 windows), led by x, 1 columns, …",
+            "04-06 finding.opened: evidence of change 78, limit 60 (one false alarm in 60 windows), led by x, 1 columns, 1…",
+            "04-06 incident.triaged: ask none: retraining is off; a person decides",
+            "04-11 release.completed: bake and label horizon passed: roc_auc: harm -0.0064 [-0.1129, +0.1002], below the m…",
+        ]
+    )
+    assert story.router.weights() == {"2": 100.0}
+
+
+# --- incidents.notify
+
+
+def test_people_are_told_of_an_incident_where_the_document_says(story: Story) -> None:
+    retrained(story, incidents={"notify": ["ops"]})
+    story.days(8)
+    assert [(channel, subject) for channel, subject, _text in story.notifier.told] == snapshot(
+        [
+            ("ops", "default/delay in production: incident.opened (challenger)"),
+            ("ops", "default/delay in production: incident.triaged (challenger)"),
+        ]
+    )
+    assert "the challenger is better by" in story.notifier.told[0][2]
+
+
+def test_a_channel_this_installation_does_not_have_is_refused(story: Story) -> None:
+    with pytest.raises(BadDocument, match="notify\\[0\\]: no channel 'pager' here; it has: ops"):
+        story.apply(model_document(environments=canary(), incidents={"notify": ["pager"]}))

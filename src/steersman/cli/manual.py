@@ -93,6 +93,10 @@ _ALL = (
             _argument("--registry", help="a directory of versions, the registry `directory` of documents", metavar="DIR"),
             _argument("--allow-code", help="let versions of this model carry code (pickle, pyfunc); may be repeated",
                       action="append", default=[], metavar="WORKSPACE/MODEL"),
+            _argument("--notify", help="a channel for incidents: its name in documents, and where its webhook's address "
+                      "lies (env:NAME, file:/path); may be repeated", action="append", default=[], metavar="NAME=REFERENCE"),
+            _argument("--notify-network", help="a private network webhooks may go to; may be repeated", action="append",
+                      default=[], metavar="CIDR"),
             _argument("--replay-from", help="replay: event time starts here and moves only by command", metavar="TIME"),
         ),
         "Starts control server, router, committer and an embedded MLflow, restarts what fails, and stops them on\n"

@@ -47,6 +47,7 @@ class Commands:
             if document is None or problems:
                 raise BadDocument(problems)
             self._refuse_unknown_registry(document)
+            self._refuse_unknown_channels(document)
             parsed.append(document)
         results = []
         with self._world.store.write() as tx:
@@ -86,6 +87,18 @@ class Commands:
         )
         next_step = "Name one of these, or start `steersman up` with one more (--registry DIR, --mlflow-uri URI)."
         raise BadDocument([problem], next_step=next_step)
+
+    def _refuse_unknown_channels(self, document: spec.Document) -> None:
+        known = self._world.notifier.channels
+        wanted = document.spec.incidents.notify if isinstance(document, spec.Model) else ()
+        has = ", ".join(sorted(known)) or "none"
+        problems = [
+            Problem(path="spec.incidents", message=f"notify[{index}]: no channel {name!r} here; it has: {has}")
+            for index, name in enumerate(wanted)
+            if name not in known
+        ]
+        if problems:
+            raise BadDocument(problems, next_step="Start `steersman up` with --notify NAME=env:VARIABLE for it.")
 
     def _apply_one(
         self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool

@@ -74,7 +74,7 @@ def gather(
         approvers=valid_approvers(tx.approvals(release.id), release, policy, now),
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
-        frozen=_frozen(policy, environment, release, now),
+        frozen=None if release.opened is Opened.ROLLBACK else frozen(policy, environment, now),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
@@ -184,11 +184,7 @@ def judge_pairing(
     )
 
 
-def _frozen(
-    policy: spec.EnvironmentPolicy, environment: spec.EnvironmentSpec, release: Release, now: datetime
-) -> str | None:
-    """Why nothing may start now; a freeze never stops a rollback."""
-    if release.opened is Opened.ROLLBACK:
-        return None
+def frozen(policy: spec.EnvironmentPolicy, environment: spec.EnvironmentSpec, now: datetime) -> str | None:
+    """Why nothing may start now but a rollback."""
     active = (f for f in (*policy.freeze, *environment.freeze) if f.starts_at <= now < f.ends_at)
     return next((f"frozen until {f.ends_at.isoformat()}: {f.reason}" for f in active), None)

@@ -5,8 +5,9 @@ to, which remedy fits and when one has helped is decided in `decide.triaging`; h
 ledger entry, and asked for.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -18,16 +19,18 @@ from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import Finding, Incident, IncidentState, Purpose, Remedy, Training
 from steersman.domain.operation import Intent, OperationKind
-from steersman.domain.release import Opened, Release
+from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
+from steersman.loop.datasets import horizon
+from steersman.loop.gathering import frozen, judge_pairing, present_pairing
 from steersman.loop.isolation import every
 from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
 from steersman.loop.observer import differences
 from steersman.loop.opening import open_release
 from steersman.loop.reconciler import CHAMPION, Reconciler, ask
-from steersman.loop.world import Documents, World, registry_of
+from steersman.loop.world import Documents, World, environment_of, registry_of
 from steersman.stats.performance import BlockDifferences
 from steersman.store.transaction import Transaction
 
@@ -43,6 +46,7 @@ class Watching:
         self._documents = documents
         self._reconciler = reconciler
         self._aliases_seen: datetime | None = None
+        self._messages: list[tuple[str, str, str]] = []
 
     def turn(self) -> bool:
         """One pass; True if anything was written."""
@@ -69,7 +73,7 @@ class Watching:
     def _file(self, model: spec.Model, serving: Release, reading: Reading) -> bool:
         """Keep a monitor's state; a verdict that newly failed becomes a finding."""
         place = (serving.workspace, serving.model, serving.environment)
-        with self._world.store.write() as tx:
+        with self._writing() as tx:
             before = tx.monitor_state(*place, reading.monitor, MonitorState)
             failed = reading.verdict.outcome is Outcome.FAILED
             known = before is not None and before.open and before.digest == reading.state.digest
@@ -152,7 +156,7 @@ class Watching:
                 if i.environment == serving.environment
             ]
         for incident in incidents:
-            with self._world.store.write() as tx:
+            with self._writing() as tx:
                 current = tx.incident(incident.id)
                 if current is None or current.state is IncidentState.CLOSED:
                     continue
@@ -245,8 +249,38 @@ class Watching:
             labels_new=sum(w.labelled for w in windows if w.start >= since),
             labels_needed=LABELS_NEW_MIN,
             breaks=triaging.data_breaks(nulls),
+            promotion=self._promotion(tx, model, serving) if model.spec.incidents.rollback_when in monitors else None,
+            rollback_window=_verified_for(model, self._policy(tx, serving)),
+            frozen=frozen(
+                model.spec.environments.get(serving.environment, spec.EnvironmentPolicy()),
+                environment_of(tx, serving.workspace, serving.environment),
+                self._world.clock.now(),
+            ),
             regret=regret_of(tx, model, serving),
         )
+
+    def _promotion(self, tx: Transaction, model: spec.Model, serving: Release) -> triaging.RecentPromotion | None:
+        """How the version that answers compares, while it is verified, with the one it replaced; None where it does not.
+
+        Of several metrics the worst one is told: one in which the replaced version is surely better suffices.
+        """
+        policy = self._policy(tx, serving)
+        pairing = present_pairing(serving, policy) if serving.phase is Phase.VERIFYING else None
+        if pairing is None or serving.previous is None or serving.promoted_at is None:
+            return None
+        bake = next(step for step in policy.strategy.steps if isinstance(step, spec.Bake) and step.metrics)
+        verdicts = [
+            judge_pairing(tx, pairing, metric, margin=0.0, blocks_min=bake.blocks_min, alpha=bake.alpha)
+            for metric in pairing.metrics
+        ]
+        worst = next((verdict for verdict in verdicts if verdict.outcome is Outcome.FAILED), verdicts[0])
+        return triaging.RecentPromotion(
+            promoted_at=serving.promoted_at, previous=serving.previous.version, against_previous=worst
+        )
+
+    def _policy(self, tx: Transaction, release: Release) -> spec.EnvironmentPolicy:
+        document = self._documents.revision(tx, release.document)
+        return document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
 
     def _train(
         self, tx: Transaction, model: spec.Model, serving: Release, purpose: Purpose, incident: str | None, because: str
@@ -488,7 +522,16 @@ class Watching:
                 tx, Intent(key=f"alias/{name}/restore/{now.isoformat()}", kind=OperationKind.ALIAS, args=args), at=now
             )
 
-    # --- ledger
+    # --- people and ledger
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Transaction]:
+        """One transaction; what it says about incidents is told once it stands."""
+        self._messages.clear()
+        with self._world.store.write() as tx:
+            yield tx
+        for channel, subject, text in self._messages:
+            self._world.notifier.notify(channel, subject, text)
 
     def _note(
         self,
@@ -507,6 +550,9 @@ class Watching:
             because,
             {"incident": incident.id, **(data or {})},
         )
+        subject = f"{incident.workspace}/{incident.model} in {incident.environment}: {action} ({incident.kind})"
+        model = self._documents.model(tx, incident.workspace, incident.model)
+        self._messages += [(channel, subject, because) for channel in model.spec.incidents.notify]
 
     def _record(
         self,
@@ -530,6 +576,12 @@ class Watching:
                 data=dict(data),
             )
         )
+
+
+def _verified_for(model: spec.Model, policy: spec.EnvironmentPolicy) -> timedelta:
+    """How long a promoted release is Verifying: its bake, and until the last labels of it are there."""
+    bake = next((step for step in policy.strategy.steps if isinstance(step, spec.Bake)), None)
+    return bake.duration + horizon(model) if bake is not None else timedelta()
 
 
 def recovery_blocks(tx: Transaction, model: spec.Model, release: Release) -> BlockDifferences:

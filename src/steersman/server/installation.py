@@ -22,6 +22,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
     `code_models` are `workspace/model` names whose versions may carry code (pickle, pyfunc): whoever can register a
     version of such a model can run code in its workers. `hosts` are further names this server answers to.
+
+    `notify` says by the names documents use where a webhook's address lies (it often carries a credential);
+    `notify_networks` are private networks (CIDR) such an address may be in.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +35,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     registry_users: dict[str, str] = {}
     code_models: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    notify: dict[str, str] = {}
+    notify_networks: tuple[str, ...] = ()
     replay_from: datetime | None = None
 
     @property

@@ -8,13 +8,14 @@ A process that dies is started again with growing pauses; one that cannot start 
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from steersman.client.credentials import Credentials, read_credentials, write_cr
 from steersman.dataplane.handles import Handle, read_handle
 from steersman.domain.access import Secret
 from steersman.domain.errors import BadRequest, Conflict, Misconfigured, SteersmanError
+from steersman.domain.spec.parts import NAME_PATTERN
 from steersman.loop.clock import open_clock
 from steersman.server.embedded_mlflow import (
     READY_TIMEOUT_S,
@@ -273,8 +275,9 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _variables_of_secrets(installation: Installation) -> dict[str, str]:
-    """The environment variables that hold a registry's token: the control server needs them, nothing else gets them."""
-    names = [r.removeprefix("env:") for r in installation.registry_tokens.values() if r.startswith("env:")]
+    """The variables that hold a registry's token or a webhook: the control server needs them, nothing else gets them."""
+    references = [*installation.registry_tokens.values(), *installation.notify.values()]
+    names = [reference.removeprefix("env:") for reference in references if reference.startswith("env:")]
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
@@ -313,6 +316,8 @@ def main(
     mlflow: bool = True,
     registry: str | None = None,
     allow_code: tuple[str, ...] = (),
+    notify: tuple[str, ...] = (),
+    notify_networks: tuple[str, ...] = (),
     replay_from: datetime | None = None,
 ) -> int:
     """Run until SIGTERM or Ctrl-C; 0 then. Raises SteersmanError when something could not start."""
@@ -324,6 +329,8 @@ def main(
         registry_tokens={"mlflow": mlflow_token} if mlflow_token else {},
         registry_users={"mlflow": mlflow_user} if mlflow_user else {},
         code_models=allow_code,
+        notify=_channels(notify),
+        notify_networks=notify_networks,
         replay_from=replay_from,
     )
     _check_credentials(wanted)
@@ -394,10 +401,11 @@ def _run(state: Path, wanted: Installation) -> int:
 
 
 def _check_credentials(installation: Installation) -> None:
-    """What is wrong with a registry's address or token for good is said before anything starts."""
+    """What is wrong for good with an address, of a registry or a channel, or its secret is said before anything starts."""
     from steersman.plugins.secrets import read_secret
-    from steersman.server.wiring import EMBEDDED, MLFLOW, own_mlflow
+    from steersman.server.wiring import EMBEDDED, MLFLOW, outbox, own_mlflow
 
+    outbox(installation)
     if installation.registries.get(MLFLOW) in (None, EMBEDDED):
         if installation.registry_tokens or installation.registry_users:
             raise BadRequest(
@@ -409,6 +417,20 @@ def _check_credentials(installation: Installation) -> None:
     for reference in installation.registry_tokens.values():
         read_secret(reference)
     own_mlflow(installation, MLFLOW)
+
+
+def _channels(given: Sequence[str]) -> dict[str, str]:
+    """`NAME=REFERENCE` of each --notify. What is wrong is said without repeating it: it may be the secret itself."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, separator, reference = text.partition("=")
+        if not separator or not re.search(NAME_PATTERN, name) or name in found:
+            raise BadRequest(
+                "--notify takes a name of its own and where the webhook's address lies",
+                next_step="Write --notify ops=env:OPS_WEBHOOK, or ops=file:/absolute/path.",
+            )
+        found[name] = reference
+    return found
 
 
 def _say_registries(installation: Installation, say: Say) -> None:

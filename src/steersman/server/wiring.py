@@ -20,6 +20,8 @@ from steersman.loop.commands import Commands
 from steersman.loop.control import Control
 from steersman.loop.world import Documents, World
 from steersman.plugins.identity.tokens import Identities
+from steersman.plugins.notifiers.outbox import Outbox
+from steersman.plugins.notifiers.webhook import Webhook
 from steersman.plugins.registries.directory import DirectoryRegistry
 from steersman.plugins.registries.mlflow import MlflowRegistry
 from steersman.plugins.registries.mlflow_rest import TIMEOUT_S, MlflowRest, basic, bearer
@@ -49,13 +51,6 @@ TRAINER = "trainer"
 """The service a training run calls the registry as."""
 
 TRAINER_TOKEN_LIFE = timedelta(days=1)
-
-
-class SilentNotifier:
-    """No channel is configured: the ledger and the console have every message, nobody is told elsewhere."""
-
-    def notify(self, channel: str, subject: str, text: str) -> None:
-        return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +90,7 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         router=RouterSocket(state),
         log=log,
         artifacts=ArtifactStore(state / "artifacts"),
-        notifier=SilentNotifier(),
+        notifier=outbox(installation),
         jobs=state / "jobs",
         document_root=Path.cwd(),
         code_models=frozenset(installation.code_models),
@@ -135,6 +130,15 @@ def _registries(installation: Installation, mlflow: EmbeddedMlflow | None) -> di
         else:
             found[name] = own_mlflow(installation, name)
     return found
+
+
+def outbox(installation: Installation) -> Outbox:
+    """The channels people are told through. Raises BadRequest or Misconfigured for one that can never be reached."""
+    webhooks = {
+        name: Webhook(url=read_secret(reference), private_networks=installation.notify_networks)
+        for name, reference in installation.notify.items()
+    }
+    return Outbox(webhooks)
 
 
 def own_mlflow(installation: Installation, name: str, *, timeout_s: float = TIMEOUT_S) -> MlflowRegistry:

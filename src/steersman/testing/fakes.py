@@ -371,6 +371,7 @@ class FakeTrainer:
 class FakeNotifier:
     """Keeps what people would have been told."""
 
+    channels: frozenset[str] = frozenset({"ops"})
     told: list[tuple[str, str, str]] = field(default_factory=list)
 
     def notify(self, channel: str, subject: str, text: str) -> None:

@@ -35,6 +35,8 @@ def up(arguments: argparse.Namespace) -> int:
             mlflow=not arguments.no_mlflow,
             registry=arguments.registry,
             allow_code=tuple(arguments.allow_code),
+            notify=tuple(arguments.notify),
+            notify_networks=tuple(arguments.notify_network),
             replay_from=None if arguments.replay_from is None else moment(arguments.replay_from),
         )
     )

@@ -169,12 +169,12 @@ class Webhook:
         deadline_s: float = DEADLINE_S,
         resolve: Resolve = resolve_name,
     ) -> None:
-        """`private_networks` (CIDR) and `plain_http` come from the installation's settings, never from a document."""
+        """`private_networks` (CIDR) and `plain_http` are the installation's choice, never a document's."""
         self._channel = Channel.parse(url, frozenset({"https", "http"} if plain_http else {"https"}))
         try:
             self._permitted = tuple(ipaddress.ip_network(text) for text in private_networks)
         except ValueError as error:
-            raise Misconfigured(f"notify.privateNetworks: {error}", next_step="Write networks as 10.0.0.0/8.") from None
+            raise Misconfigured(f"--notify-network: {error}", next_step="Write networks as 10.0.0.0/8.") from None
         self._signing_key = signing_key
         self._deadline_s = deadline_s
         self._resolve = resolve
@@ -196,7 +196,7 @@ class Webhook:
                 return Delivery(delivered=False, because=f"{host} has no address")
             status = self._post(addresses, body, deadline)
         except RefusedPeer as refused:
-            return Delivery(delivered=False, because=f"{host} refused: {refused}; see notify.privateNetworks")
+            return Delivery(delivered=False, because=f"{host} refused: {refused}; see `steersman up --notify-network`")
         except (OSError, http.client.HTTPException, ValueError) as error:
             late = " (deadline)" if time.monotonic() >= deadline else ""
             return Delivery(delivered=False, because=f"{host} did not answer: {type(error).__name__}{late}")
