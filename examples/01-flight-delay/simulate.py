@@ -27,7 +27,7 @@ from year import FIRST, LAST, MONTHS, Version, Year
 
 from steersman.client.documents import load_yaml
 from steersman.decide import triaging
-from steersman.decide.gating import GateResult, HoldoutScores, decide_gates, gate_max_drop, gate_paired
+from steersman.decide.gating import GateResult, HoldoutScores, NotApplicable, gate_max_drop, gate_paired
 from steersman.decide.judging import SettlementAction, judge_paired, settle_inconclusive
 from steersman.domain import spec
 from steersman.domain.documents import parse_document
@@ -81,6 +81,10 @@ class Watch:
     drift: Detector = field(default_factory=Detector)
     performance: Detector = field(default_factory=Detector)
     filed: dict[str, Incident] = field(default_factory=dict)
+
+
+def _blocks(gate: GateResult) -> bool:
+    return not isinstance(gate.answer, NotApplicable) and gate.answer.outcome is not Outcome.SUCCESSFUL
 
 
 class Loop:
@@ -309,9 +313,9 @@ class Loop:
         holdout = _days(self.policy.spec.holdout.last) if self.policy.spec.holdout else 0.0
         version = self.year.train(now, holdout=holdout + self.horizon)
         release = Release(version=version, opened=now)
-        decision = decide_gates(self.gates(version, now))
-        if not decision.passed:
-            _end(release, "Aborted", decision.because, now)
+        blocking = [gate for gate in self.gates(version, now) if _blocks(gate)]
+        if blocking:
+            _end(release, "Aborted", "; ".join(gate.because for gate in blocking), now)
         self.releases.append(release)
         return release
 
