@@ -9,6 +9,7 @@ from inline_snapshot import snapshot
 from steersman.domain.errors import BadDocument
 from steersman.domain.release import Completion, Phase
 from steersman.domain.version import Format
+from steersman.server.answers import history, model_line
 from steersman.testing.story import DATASET, LOOP, Story, canary, model_document
 
 
@@ -230,3 +231,47 @@ def test_people_are_told_of_an_incident_where_the_document_says(story: Story) ->
 def test_a_channel_this_installation_does_not_have_is_refused(story: Story) -> None:
     with pytest.raises(BadDocument, match="notify\\[0\\]: no channel 'pager' here; it has: ops"):
         story.apply(model_document(environments=canary(), incidents={"notify": ["pager"]}))
+
+
+# --- an environment's order
+
+
+def test_environments_are_shown_in_the_order_their_documents_give(story: Story) -> None:
+    policies = {name: {"strategy": {"allAtOnce": {}}} for name in ("production", "dev", "canaries")}
+    document = {"apiVersion": "steersman/v1", "kind": "Environment", "metadata": {"name": "canaries"}}
+    story.apply({**document, "spec": {"order": 25}}, model_document(environments=policies))
+    with story.store.read() as tx:
+        line = model_line(tx, story.world_documents.model(tx, "default", "delay"))
+    assert list(line["environments"]) == ["dev", "canaries", "production"]
+
+
+# --- and the history says which milestones a version has reached
+
+
+def test_the_history_names_the_milestones_of_a_version(story: Story) -> None:
+    retrained(story)
+    story.days(45)
+    with story.store.read() as tx:
+        chapters = history(tx, story.world_documents.model(tx, "default", "delay"), environment=None, at=None)
+    told = [{name: at[5:10] for name, at in chapter["milestones"].items()} for chapter in chapters]
+    assert told == snapshot(
+        [
+            {
+                "registered": "03-01",
+                "gated": "03-01",
+                "promoted": "03-01",
+                "observed": "03-02",
+                "drifted": "03-07",
+                "incident": "03-07",
+                "retrained": "03-07",
+            },
+            {
+                "registered": "03-07",
+                "gated": "03-07",
+                "mirrored": "03-07",
+                "canaried": "03-13",
+                "promoted": "03-14",
+                "observed": "03-15",
+            },
+        ]
+    )

@@ -1,6 +1,6 @@
 """Everything the loops may touch, as ports, in one place; `server/wiring.py` fills it with plugins."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,11 @@ def environment_of(tx: Transaction, workspace: str, name: str) -> spec.Environme
     if not isinstance(parsed, spec.Environment):
         raise TypeError(f"{stored.kind} {stored.name} is no Environment")
     return parsed.spec
+
+
+def in_order(tx: Transaction, workspace: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Environments as they are shown: by the order their documents give, then by name."""
+    return tuple(sorted(names, key=lambda name: (environment_of(tx, workspace, name).order, name)))
 
 
 class Documents:

@@ -19,8 +19,9 @@ from steersman.domain.events import Action
 from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.monitors import MonitorState
-from steersman.loop.world import Documents
+from steersman.loop.world import Documents, in_order
 from steersman.ports import Registry, RunningReplica
+from steersman.server.milestones import milestones
 from steersman.store.ledger_log import LedgerRow
 from steersman.store.transaction import Transaction
 
@@ -65,7 +66,7 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
     releases = tx.releases(workspace, name)
     incidents = tx.incidents(workspace, name, open_only=True)
     environments = {}
-    for environment in model.spec.environments:
+    for environment in in_order(tx, workspace, model.spec.environments):
         there = [r for r in releases if r.environment == environment]
         serving, coming = live(there), in_progress(there)
         environments[environment] = {
@@ -159,7 +160,7 @@ def history(tx: Transaction, model: spec.Model, *, environment: str | None, at: 
     """What was live, since when, by which release, on what evidence, and who approved; at one moment, or all of it."""
     workspace, name = model.metadata.workspace, model.metadata.name
     told = []
-    for place in [environment] if environment else list(model.spec.environments):
+    for place in [environment] if environment else in_order(tx, workspace, model.spec.environments):
         releases = tx.releases(workspace, name, place)
         if at is not None:
             serving = live_at(releases, at)
@@ -191,6 +192,7 @@ def _chapter(tx: Transaction, release: Release, releases: list[Release]) -> Json
         "because": release.because,
         "approved_by": [a.actor for a in tx.approvals(release.id)],
         "evidence": [plain(v) for v in tx.verdicts(release.id)],
+        "milestones": {str(milestone): plain(at) for milestone, at in milestones(tx, release, entries).items()},
         "ledger": [row.index for row in entries],
     }
 
@@ -203,7 +205,7 @@ def monitors(tx: Transaction, model: spec.Model) -> list[Json]:
     """Every monitor with what it last said about the version that answers."""
     workspace, name = model.metadata.workspace, model.metadata.name
     told = []
-    for environment in model.spec.environments:
+    for environment in in_order(tx, workspace, model.spec.environments):
         for monitor in model.spec.monitors:
             state = tx.monitor_state(workspace, name, environment, monitor.name, MonitorState)
             told.append(

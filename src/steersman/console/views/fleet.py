@@ -106,7 +106,7 @@ def _by_liveliness(cards: Iterable[ModelCard]) -> list[ModelCard]:
 def _card(tx: Transaction, document: spec.Model, documents: Documents, now: datetime) -> ModelCard:
     workspace, name = document.metadata.workspace, document.metadata.name
     releases = tx.releases(workspace, name)
-    names = environments_of(document, releases)
+    names = environments_of(tx, document, releases)
     shown = "production" if "production" in names else names[-1] if names else "production"
     in_shown = [r for r in releases if r.environment == shown]
     windows = tx.windows(workspace, shown, name)

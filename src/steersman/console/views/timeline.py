@@ -12,7 +12,7 @@ from steersman.domain.incident import Finding, Incident, IncidentState, Training
 from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.release import Release
 from steersman.domain.version import Version
-from steersman.loop.world import Documents
+from steersman.loop.world import Documents, in_order
 from steersman.store.transaction import Transaction, Window
 
 SMOOTHED_OVER = 7
@@ -134,7 +134,7 @@ def model_timeline(
         raise NotFound(f"there is no model {name} in workspace {workspace}")
     document = documents.model(tx, workspace, name)
     everything = tx.releases(workspace, name)
-    environments = environments_of(document, everything)
+    environments = environments_of(tx, document, everything)
     if environment not in environments:
         environment = PREFERRED if PREFERRED in environments else (environments or (PREFERRED,))[-1]
     releases = [r for r in everything if r.environment == environment]
@@ -172,11 +172,10 @@ def model_timeline(
     )
 
 
-def environments_of(document: spec.Model, releases: Sequence[Release]) -> tuple[str, ...]:
-    """Declared ones and those that have releases, in the order they are promoted through."""
+def environments_of(tx: Transaction, document: spec.Model, releases: Sequence[Release]) -> tuple[str, ...]:
+    """Declared ones and those that have releases, in their order."""
     names = {*document.spec.environments, *(release.environment for release in releases)}
-    order = {name: environment.order for name, environment in spec.DEFAULT_ENVIRONMENTS.items()}
-    return tuple(sorted(names, key=lambda name: (order.get(name, 25), name)))
+    return in_order(tx, document.metadata.workspace, names)
 
 
 def metric_of(document: spec.Model, windows: Sequence[Window]) -> str | None:
