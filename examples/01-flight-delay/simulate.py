@@ -83,7 +83,7 @@ class Watch:
     filed: dict[str, Incident] = field(default_factory=dict)
 
 
-def _blocks(gate: GateResult) -> bool:
+def blocks(gate: GateResult) -> bool:
     return not isinstance(gate.answer, NotApplicable) and gate.answer.outcome is not Outcome.SUCCESSFUL
 
 
@@ -313,7 +313,7 @@ class Loop:
         holdout = _days(self.policy.spec.holdout.last) if self.policy.spec.holdout else 0.0
         version = self.year.train(now, holdout=holdout + self.horizon)
         release = Release(version=version, opened=now)
-        blocking = [gate for gate in self.gates(version, now) if _blocks(gate)]
+        blocking = [gate for gate in self.gates(version, now) if blocks(gate)]
         if blocking:
             _end(release, "Aborted", "; ".join(gate.because for gate in blocking), now)
         self.releases.append(release)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flights import load_flights, sample_flights
-from simulate import Loop, read_policy
+from simulate import Loop, blocks, read_policy
 from year import FIRST, Year
 
 from steersman.client.documents import load_yaml
@@ -58,4 +58,4 @@ def test_no_training_sees_a_label_before_it_arrived_or_a_row_of_the_holdout(
 def test_a_scrambled_candidate_does_not_pass_the_gates(year: Year) -> None:
     loop = Loop(year, read_policy(FOLDER / "model.yaml"))
     broken = year.train(FIRST + 30, holdout=8.5, broken=True)
-    assert any(result.blocks for result in loop.gates(broken, FIRST + 30))
+    assert any(blocks(result) for result in loop.gates(broken, FIRST + 30))
