@@ -118,7 +118,7 @@ def test_too_few_blocks_are_inconclusive() -> None:
     rows = holdout(skill_candidate=1, skill_production=0.5, days=4)
     result = gate_paired(rows, metric="roc_auc", margin=0.5)
     assert outcome(result) is Outcome.INCONCLUSIVE
-    assert "4 blocks of the holdout can be compared, need at least 5" in result.because
+    assert "4 blocks of the holdout can be compared, need at least 5" in result.answer.because
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
