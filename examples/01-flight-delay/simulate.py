@@ -315,7 +315,7 @@ class Loop:
         release = Release(version=version, opened=now)
         blocking = [gate for gate in self.gates(version, now) if blocks(gate)]
         if blocking:
-            _end(release, "Aborted", "; ".join(gate.because for gate in blocking), now)
+            _end(release, "Aborted", "; ".join(gate.answer.because for gate in blocking), now)
         self.releases.append(release)
         return release
 
