@@ -9,7 +9,7 @@ from inline_snapshot import snapshot
 from steersman.domain.errors import BadDocument
 from steersman.domain.release import Completion, Phase
 from steersman.domain.version import Format
-from steersman.server.answers import history, model_line
+from steersman.server.answers import history, model_line, release_status
 from steersman.testing.story import DATASET, LOOP, Story, canary, model_document
 
 
@@ -136,6 +136,8 @@ def test_a_retraining_of_another_format_waits_for_a_person(story: Story) -> None
         "waits for 1 more approval(s) by role approver; outside of the envelope: "
         "it is xgboost, production's is lightgbm, and algorithm is same"
     )
+    with story.store.read() as tx:
+        assert release_status(tx, story.world_documents, waiting)["approvals_required"] == 1
 
     story.commands.approve(waiting.id, actor="bob", because="we wanted to try the other one")
     story.control.settle()

@@ -216,7 +216,7 @@ def _pending(facts: Facts) -> Move | None:
 
 
 def _approved_or_wait(facts: Facts) -> Move | None:
-    required = _required(facts)
+    required = approvals_required(facts.policy, facts.tier, outside=facts.outside is not None)
     if len(facts.approvers) >= required:
         return _start(facts, f"approved by {', '.join(facts.approvers)}" if required else "gates passed")
     because = f"waits for {required - len(facts.approvers)} more approval(s) by role approver"
@@ -226,16 +226,13 @@ def _approved_or_wait(facts: Facts) -> Move | None:
     return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
 
 
-def _required(facts: Facts) -> int:
-    """People who must agree before the first step; outside of the envelope somebody must, whatever the tier."""
-    required = approvals_required(facts.policy, facts.tier)
-    return max(required, 1) if facts.outside is not None else required
+def approvals_required(policy: spec.EnvironmentPolicy, tier: int, *, outside: bool = False) -> int:
+    """How many people must agree before the first step: what the document says, at least one from tier 2, two at tier 3.
 
-
-def approvals_required(policy: spec.EnvironmentPolicy, tier: int) -> int:
-    """How many people must agree before the first step: what the document says, at least one from tier 2, two at tier 3."""
+    `outside`: the release is an automatic one beyond its envelope, and somebody must agree whatever the tier.
+    """
     declared = policy.approvals.required if policy.approvals else 0
-    return max(declared, {2: 1, 3: 2}.get(tier, 0))
+    return max(declared, {2: 1, 3: 2}.get(tier, 0), int(outside))
 
 
 def _start(facts: Facts, because: str) -> Move:
@@ -455,7 +452,8 @@ def _paused(facts: Facts) -> Move | None:
     if release.held:
         return None
     if release.resumes is Phase.PENDING:
-        if len(facts.approvers) < _required(facts):
+        required = approvals_required(facts.policy, facts.tier, outside=facts.outside is not None)
+        if len(facts.approvers) < required:
             return None
         return Move(release=moved(release, Phase.PENDING, at=facts.now, because="approved", resumes=None))
     step = steps_of(facts.policy, release)[release.step]

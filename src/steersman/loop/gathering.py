@@ -8,7 +8,7 @@ import msgspec
 
 from steersman.decide.gating import outside_envelope
 from steersman.decide.judging import judge_paired
-from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, steps_of
+from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, approvals_required, steps_of
 from steersman.decide.routing import in_progress, promoted
 from steersman.domain import spec
 from steersman.domain.operation import OperationKind, OperationState
@@ -88,6 +88,13 @@ def _gates(tx: Transaction, release: Release) -> tuple[tuple[GateFact, ...] | No
     if operation.state is not OperationState.SUCCEEDED or operation.kind is not OperationKind.GATE:
         return None, operation.error or "cancelled"
     return msgspec.convert((operation.result or {})["gates"], tuple[GateFact, ...]), None
+
+
+def approvals_of(tx: Transaction, release: Release, model: spec.Model) -> int:
+    """How many people must agree to this release before its first step."""
+    policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
+    outside = _outside(tx, release, model, _gates(tx, release)[0])
+    return approvals_required(policy, model.spec.tier, outside=outside is not None)
 
 
 def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequence[GateFact] | None) -> str | None:

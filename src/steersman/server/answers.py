@@ -18,6 +18,7 @@ from steersman.domain.errors import NotFound, SteersmanError
 from steersman.domain.events import Action
 from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
+from steersman.loop.gathering import approvals_of
 from steersman.loop.monitors import MonitorState
 from steersman.loop.world import Documents, in_order
 from steersman.ports import Registry, RunningReplica
@@ -115,7 +116,7 @@ def release_status(tx: Transaction, documents: Documents, release: Release) -> J
         "steps": steps,
         "verdicts": [plain(v) for v in tx.verdicts(release.id)],
         "approvals": [plain(a) for a in tx.approvals(release.id)],
-        "approvals_required": approvals_required(policy, document.spec.tier),
+        "approvals_required": approvals_of(tx, release, document),
     }
 
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from steersman.console.views.entries import EntryView, entry_view, visible
 from steersman.console.views.verdicts import Evidence, VerdictView, evidence, verdict_view
-from steersman.decide.rolling_out import GATES_STEP, approvals_required, step_name, steps_of, verdict_data
+from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of, verdict_data
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import NotFound
 from steersman.domain.incident import Incident
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
-from steersman.loop.gathering import Readings
+from steersman.loop.gathering import Readings, approvals_of
 from steersman.loop.observer import reading_key
 from steersman.loop.world import Documents
 from steersman.store.transaction import Approval, PairBlock, StoredVerdict, Transaction
@@ -61,7 +61,7 @@ def release_page(tx: Transaction, access: Access, documents: Documents, release_
     verdicts = [verdict_view(stored) for stored in tx.verdicts(release.id)]
     rows = tx.ledger.rows_about(release.workspace, f"{release.model}/{release.environment}/{release.number}")
     entries = visible([entry_view(row) for row in rows], access)
-    required = approvals_required(policy, model.spec.tier)
+    required = approvals_of(tx, release, model)
     guardrails = [v for v in verdicts if v.kind == "guardrail"] or _readings(tx, release)
     return ReleasePage(
         release=release,
