@@ -74,15 +74,16 @@ def test_the_same_seed_tells_the_same_story_and_the_checker_believes_it(tmp_path
     for report in (first, second):
         assert report["ledger"]["verified"]
         assert report["request_failures"] == 0
-        assert [release["completion"] for release in report["releases"]][0] == "Promoted"
+        assert next(release["completion"] for release in report["releases"]) == "Promoted"
     checked = subprocess.run(
         [
             sys.executable,
             str(EXAMPLE / "check.py"),
             str(tmp_path / "first" / "export"),
             str(tmp_path / "first" / "r.json"),
-        ]
-        + ["--sample", "0.03"],
+            "--sample",
+            "0.03",
+        ],
         capture_output=True,
         text=True,
         check=False,
