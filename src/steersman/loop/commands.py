@@ -26,7 +26,8 @@ from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
 from steersman.loop.registering import refusal, register
 from steersman.loop.world import Documents, World, environment_of
-from steersman.store.transaction import Approval, StoredDocument, Transaction
+from steersman.store.records import Approval, StoredDocument
+from steersman.store.transaction import Transaction
 
 
 class Commands:

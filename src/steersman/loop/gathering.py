@@ -16,7 +16,8 @@ from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.verdicts import Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.observer import Pairing, reading_key
-from steersman.store.transaction import Approval, Transaction
+from steersman.store.records import Approval
+from steersman.store.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

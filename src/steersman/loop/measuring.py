@@ -25,7 +25,8 @@ from steersman.loop.world import Documents, World
 from steersman.ports import AnsweredRows, ArmCount
 from steersman.stats.performance import METRICS, evaluate
 from steersman.stats.profiles import Profile, profile_categorical, profile_numeric, to_bytes
-from steersman.store.transaction import Transaction, Window
+from steersman.store.records import Window
+from steersman.store.transaction import Transaction
 
 GUARDRAIL_SPAN_MAX = timedelta(days=1)
 """Guardrails look back at most this far: what happens now counts, and reading stays bounded through a long bake."""

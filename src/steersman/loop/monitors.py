@@ -28,7 +28,8 @@ from steersman.loop.world import Documents, World
 from steersman.stats.drift import Calibration, Detector, calibrate, compare, conformal_p, updated
 from steersman.stats.performance import BlockDifferences
 from steersman.stats.profiles import from_bytes
-from steersman.store.transaction import Transaction, Window
+from steersman.store.records import Window
+from steersman.store.transaction import Transaction
 
 REFERENCE_DAYS_MAX = 60
 """Most days of training data a drift calibration rests on; more would average the seasons away."""

@@ -14,7 +14,8 @@ import msgspec
 from steersman.domain.release import Release
 from steersman.loop.world import World
 from steersman.stats.performance import BlockDifferences, paired_blocks
-from steersman.store.transaction import PairBlock, Transaction
+from steersman.store.records import PairBlock
+from steersman.store.transaction import Transaction
 
 BLOCKS_PER_LOOK_MAX = 400
 """Most blocks one look catches up on: a year of days after a long standstill; the next look takes the rest."""

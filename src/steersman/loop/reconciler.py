@@ -24,7 +24,8 @@ from steersman.loop.isolation import every
 from steersman.loop.routes import answering, compile_configuration, serves
 from steersman.loop.world import Documents, World, environment_of
 from steersman.ports import RunningReplica
-from steersman.store.transaction import StoredVerdict, Transaction
+from steersman.store.records import StoredVerdict
+from steersman.store.transaction import Transaction
 
 CHAMPION = "champion"
 """The registry's alias that follows the live release: an output, never an input."""

@@ -14,7 +14,8 @@ from steersman.domain.linting import environment_spec
 from steersman.loop.clock import Clock
 from steersman.ports import Datasets, InferenceLog, Notifier, Registry, RouterControl, Scorer, Target, Trainer
 from steersman.store.database import Store
-from steersman.store.transaction import StoredDocument, Transaction
+from steersman.store.records import StoredDocument
+from steersman.store.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

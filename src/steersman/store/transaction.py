@@ -4,7 +4,7 @@ The only SQL of the project stands here and in `tables`. Methods that change a r
 they read: the write is refused with `Stale` if somebody else wrote in between.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -20,75 +20,13 @@ from steersman.domain.version import Version
 from steersman.store import tables as t
 from steersman.store.credentials import CredentialTables
 from steersman.store.ledger_log import LedgerLog
+from steersman.store.records import Approval, PairBlock, StoredDocument, StoredVerdict, Window
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 class Stale(RuntimeError):
     """Somebody else wrote the record since it was read. Read again and decide again; nothing was changed."""
-
-
-class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One revision of an applied document; `body` is its canonical JSON."""
-
-    kind: str
-    workspace: str
-    name: str
-    revision: int
-    digest: str
-    at: datetime
-    actor: str
-    body: str
-
-
-class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Evidence about a release, an incident or a monitor: `body` is the verdict with its numbers."""
-
-    subject: str
-    kind: str
-    step: int
-    at: datetime
-    body: dict[str, Any]
-
-
-class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """One block of paired evidence: harm of `compared` against `reference` (digests), above 0 is worse."""
-
-    workspace: str
-    environment: str
-    model: str
-    reference: str
-    compared: str
-    metric: str
-    block: datetime
-    harm: float
-    value_reference: float
-    value_compared: float
-    n: int
-
-
-class Approval(msgspec.Struct, frozen=True, kw_only=True):
-    release: str
-    step: int
-    actor: str
-    at: datetime
-    because: str
-
-
-class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """What one version did in one closed, matured window; metrics carry their n. `profiles` is kept apart, as bytes."""
-
-    workspace: str
-    environment: str
-    model: str
-    digest: str
-    version: int
-    start: datetime
-    end: datetime
-    rows: int
-    labelled: int = 0
-    metrics: dict[str, float] = {}
-    drift: dict[str, float] = {}
 
 
 def _json(record: object) -> str:
@@ -655,14 +593,3 @@ def _training_columns(training: Training) -> dict[str, Any]:
         "outcome": training.outcome,
         "body": _json(training),
     }
-
-
-__all__: Sequence[str] = (
-    "Approval",
-    "PairBlock",
-    "Stale",
-    "StoredDocument",
-    "StoredVerdict",
-    "Transaction",
-    "Window",
-)

@@ -27,7 +27,8 @@ from steersman.ledger.checkpoint import VerifierKey, sign_checkpoint
 from steersman.loop.clock import MODE, POSITION
 from steersman.loop.reconciler import release_event
 from steersman.store.database import Store
-from steersman.store.transaction import PairBlock, StoredDocument, StoredVerdict, Transaction, Window
+from steersman.store.records import PairBlock, StoredDocument, StoredVerdict, Window
+from steersman.store.transaction import Transaction
 from steersman.testing import sample_documents, sample_incidents, sample_report
 from steersman.testing.sample_numbers import DAY, SampleVersion, World
 

@@ -15,7 +15,8 @@ from steersman.domain.traffic import Challenger
 from steersman.domain.version import Column, Format, Version
 from steersman.loop.reconciler import release_event
 from steersman.loop.watching import recovery_blocks
-from steersman.store.transaction import Approval, StoredDocument, Transaction, Window
+from steersman.store.records import Approval, StoredDocument, Window
+from steersman.store.transaction import Transaction
 from steersman.testing import sample_documents
 from steersman.testing.sample_numbers import DAY, SampleVersion, World
 

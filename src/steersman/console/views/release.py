@@ -15,7 +15,8 @@ from steersman.domain.version import Version
 from steersman.loop.gathering import Readings, approvals_of
 from steersman.loop.observer import reading_key
 from steersman.loop.world import Documents
-from steersman.store.transaction import Approval, PairBlock, StoredVerdict, Transaction
+from steersman.store.records import Approval, PairBlock, StoredVerdict
+from steersman.store.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.release import Release
 from steersman.domain.version import Version
 from steersman.loop.world import Documents, in_order
-from steersman.store.transaction import Transaction, Window
+from steersman.store.records import Window
+from steersman.store.transaction import Transaction
 
 SMOOTHED_OVER = 7
 """Windows in the running mean that is drawn as the line: a week of days, because one day has one weather."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steersman.decide.judging import harm_interval, judge_paired
-from steersman.store.transaction import PairBlock, StoredVerdict
+from steersman.store.records import PairBlock, StoredVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

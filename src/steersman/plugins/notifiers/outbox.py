@@ -82,6 +82,6 @@ class Outbox:
             self._lost("failed", channel, delivery.because)
 
     def _lost(self, how: str, channel: str, because: str) -> None:
-        self.counts[how] += 1
-        lost = self.counts["failed"] + self.counts["dropped"]
+        lost = self.counts["failed"] + self.counts["dropped"] + 1
         log.warning("a message to %s was lost, %d so far: %s", channel, lost, because)
+        self.counts[how] += 1  # counted once it is said: who sees the count finds the reason in the log
