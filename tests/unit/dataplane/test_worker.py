@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import math
 import os
 import signal
@@ -76,7 +77,7 @@ def test_a_stump_answers_and_is_ready_within_the_bounds_on_cpu_and_memory(plane:
 
 
 def test_lightgbm_gives_its_packages_answer(plane: Plane, tmp_path: Path, labelled: tuple[Any, Any]) -> None:
-    lgb = pytest.importorskip("lightgbm")
+    lgb = importlib.import_module("lightgbm")
     parameters = {"objective": "binary", "num_threads": 1, "verbose": -1}
     booster = lgb.train(parameters, lgb.Dataset(*labelled), 20)
     booster.save_model(tmp_path / "model.txt")
@@ -88,7 +89,7 @@ def test_lightgbm_gives_its_packages_answer(plane: Plane, tmp_path: Path, labell
 def test_xgboost_gives_its_packages_answer(
     plane: Plane, tmp_path: Path, labelled: tuple[Any, Any], suffix: str
 ) -> None:
-    xgb = pytest.importorskip("xgboost")
+    xgb = importlib.import_module("xgboost")
     booster = xgb.train({"objective": "binary:logistic", "nthread": 1}, xgb.DMatrix(*labelled), 20)
     booster.save_model(tmp_path / f"model.{suffix}")
     address = plane.worker(plane.store(tmp_path), format="xgboost", file=f"model.{suffix}", signature=NUMBERS)
@@ -96,7 +97,7 @@ def test_xgboost_gives_its_packages_answer(
 
 
 def test_a_skops_pipeline_with_text_columns_gives_scikit_learns_answer(plane: Plane, tmp_path: Path) -> None:
-    pd, skio = pytest.importorskip("pandas"), pytest.importorskip("skops.io")
+    pd, skio = importlib.import_module("pandas"), importlib.import_module("skops.io")
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
@@ -117,7 +118,7 @@ def test_a_skops_pipeline_with_text_columns_gives_scikit_learns_answer(plane: Pl
 
 
 def test_a_skops_file_with_a_type_nobody_trusts_is_refused_by_its_name(plane: Plane, tmp_path: Path) -> None:
-    skio = pytest.importorskip("skops.io")
+    skio = importlib.import_module("skops.io")
     from http.cookies import Morsel
 
     skio.dump({"model": Morsel}, tmp_path / "model.skops")
@@ -161,7 +162,7 @@ def onnx_logistic(weights: Sequence[float], bias: float) -> bytes:
 
 
 def test_onnx_computes_what_the_file_says(plane: Plane, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    importlib.import_module("onnxruntime")
     (tmp_path / "model.onnx").write_bytes(onnx_logistic([2.0, -1.0], 0.5))
     address = plane.worker(plane.store(tmp_path), format="onnx", file="model.onnx", signature=NUMBERS)
     expected = [1 / (1 + math.exp(-(2 * x - z + 0.5))) for x, z in ((1.0, 2.0), (-1.0, 0.0))]
@@ -171,7 +172,7 @@ def test_onnx_computes_what_the_file_says(plane: Plane, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def curious(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pickle whose model reads the file named in its first column, or raises, or answers too short."""
-    cloudpickle = pytest.importorskip("cloudpickle")
+    cloudpickle = importlib.import_module("cloudpickle")
 
     class Curious:
         def predict(self, frame: Any) -> Any:
@@ -239,7 +240,7 @@ def test_a_model_that_raises_or_answers_short_is_500_and_the_process_stays(plane
 
 
 def test_a_pyfunc_model_learns_which_variant_it_answers_as_if_it_asks(plane: Plane, tmp_path: Path) -> None:
-    pyfunc = pytest.importorskip("mlflow.pyfunc")
+    pyfunc = importlib.import_module("mlflow.pyfunc")
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
