@@ -4,6 +4,7 @@ The moments follow from the seed; the rest is up to Steersman. A fault looks onl
 ledger, and the process table.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -237,12 +238,12 @@ def kill(handle: Path) -> None:
     import json
 
     pid = json.loads(handle.read_text())["pid"]
+    process = psutil.Process(pid)
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.01)
+    with contextlib.suppress(psutil.NoSuchProcess):  # reaped by the supervisor between two looks
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def plan(seed: int, around: Surroundings, *, days: int) -> list[Fault]:
