@@ -112,6 +112,9 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     extra_columns: Sequence[str] = ()
     code_allowed: bool = False
+    batch_rows_max: int = 1
+    batch_wait_ms: float = 0.0
+    memory_mb: int | None = None
 
 
 class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):

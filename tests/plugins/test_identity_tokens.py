@@ -186,7 +186,8 @@ def test_the_router_learns_hashes_of_live_tokens_that_may_send_traffic() -> None
     known = identities.router_tokens(NOW)
     assert [(token.workspace, token.permissions) for token in known] == [
         ("ops", ("predict",)),
-        (None, ("predict", "label")),
+        (None, ("metrics",)),
+        (None, ("predict", "override", "label", "metrics")),
     ]
     assert identities.router_tokens(NOW + TOKEN_LIFE_MAX) == ()
     assert predicting.reveal() not in repr(known) + repr(rows)

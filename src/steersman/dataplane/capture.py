@@ -78,10 +78,17 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, tag=2):
     status: int
     error: str | None
     latency_ms: float
+    json_bytes: int | None = None
+    """Where the request carries binary tensors (the protocol's extension): the length of its JSON part."""
+    trace_id: str | None = None
 
 
 class Labels(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Ground truth that arrived in one call; `ats_us` is the event time of each arrival."""
+    """Ground truth or feedback that arrived in one call; `ats_us` is the event time of each arrival.
+
+    A label is about an event id, or, where that is empty, about an entity at a time (`entities`, `abouts_us`). `names`
+    is empty where all are the ground truth itself; feedback of another kind has a name.
+    """
 
     workspace: str
     model: str
@@ -89,6 +96,9 @@ class Labels(msgspec.Struct, frozen=True, array_like=True, tag=3):
     event_ids: list[str]
     ats_us: list[int]
     values: list[float]
+    entities: list[str] = []
+    abouts_us: list[int] = []
+    names: list[str] = []
 
 
 Record = Context | Prediction | Labels

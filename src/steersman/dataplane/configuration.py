@@ -85,6 +85,23 @@ class MirrorRoute(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Address, ...] = ()
 
 
+class WarmRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """A version kept running that gets no traffic of its own; a caller with the permission may ask for it by number."""
+
+    version: str
+    digest: str
+    release: str
+    addresses: tuple[Address, ...] = ()
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a request reaches the log: the share of events, and columns that are left out or only hashed."""
+
+    sampling: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    drop: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+
+
 class LabelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How labels of the route's model are taken: `capture` as for predictions, bounds on what a value may be."""
 
@@ -114,14 +131,16 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     signature: tuple[Column, ...] = ()
     variants: Annotated[tuple[VariantRoute, ...], msgspec.Meta(max_length=2)] = ()
     mirrors: Annotated[tuple[MirrorRoute, ...], msgspec.Meta(max_length=4)] = ()
+    warm: Annotated[tuple[WarmRoute, ...], msgspec.Meta(max_length=8)] = ()
+    log: LogSettings = LogSettings()
     labels: LabelSettings | None = LabelSettings()
 
 
 class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     """Who may call: the SHA-256 (hex) of a bearer token, never the token.
 
-    `permissions` among `predict` and `label`; `workspace` None means every workspace; `expires_at` is wall time, Unix
-    seconds, None for a token without end.
+    `permissions` among `predict`, `override`, `label` and `metrics`; `workspace` None means every workspace;
+    `expires_at` is wall time, Unix seconds, None for a token without end.
     """
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]

@@ -41,6 +41,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     threads: int = 1
     extra_columns_allowed: tuple[str, ...] = ()
     code_allowed: bool = False
+    batch_rows_max: int = 1
+    batch_wait_ms: float = 0.0
+    memory_mb: int | None = None
     port: int = 0
 
 

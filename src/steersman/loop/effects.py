@@ -55,6 +55,9 @@ def replica_spec(world: World, model: spec.Model, version: Version, environment:
         threads=serving.threads,
         extra_columns=[name for name in extras if name],
         code_allowed=f"{version.workspace}/{version.model}" in world.code_models,
+        batch_rows_max=serving.batching.max_rows if serving.batching else 1,
+        batch_wait_ms=serving.batching.max_wait.total_seconds() * 1000 if serving.batching else 0.0,
+        memory_mb=serving.memory_mb,
     )
 
 

@@ -11,11 +11,13 @@ import msgspec
 
 from steersman.dataplane.configuration import (
     Column,
+    LogSettings,
     MirrorRoute,
     Route,
     RouterConfiguration,
     TokenHash,
     VariantRoute,
+    WarmRoute,
     column_type,
     encode,
 )
@@ -101,6 +103,7 @@ def _route(
         idempotent=serving.idempotent,
         capture="durable" if serving.capture is spec.Capture.DURABLE else "async",
         deadline_s=serving.deadline.total_seconds(),
+        in_flight_max=serving.queue,
         signature=tuple(Column(name=c.name, type=column_type(c.type)) for c in (version.signature if version else ())),
         variants=tuple(
             VariantRoute(
@@ -124,6 +127,16 @@ def _route(
             )
             for mirror in traffic.mirrors
             if addresses(mirror.arm)
+        ),
+        warm=tuple(
+            WarmRoute(version=str(arm.version), digest=arm.digest, release=arm.release, addresses=addresses(arm))
+            for arm in traffic.warm
+            if addresses(arm)
+        ),
+        log=LogSettings(
+            sampling=model.spec.inference_log.sampling,
+            drop=model.spec.inference_log.drop,
+            hash=model.spec.inference_log.hash,
         ),
     )
 

@@ -28,6 +28,7 @@ from steersman.domain.spec.delivery import (
     Strategy,
 )
 from steersman.domain.spec.model import (
+    Batching,
     Capture,
     DropGate,
     FloorGate,
@@ -35,6 +36,7 @@ from steersman.domain.spec.model import (
     GateTest,
     GroundTruth,
     Holdout,
+    InferenceLog,
     Limits,
     Model,
     ModelSpec,
@@ -80,6 +82,7 @@ __all__ = [
     "Approval",
     "Approvals",
     "Bake",
+    "Batching",
     "Canary",
     "Capture",
     "ChallengerMonitor",
@@ -103,6 +106,7 @@ __all__ = [
     "GuardrailName",
     "Holdout",
     "Incidents",
+    "InferenceLog",
     "Limit",
     "Limits",
     "Metadata",

@@ -38,12 +38,21 @@ class Versions(Part, frozen=True, kw_only=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
 
 
+class Batching(Part, frozen=True, kw_only=True):
+    """Requests that arrive together are predicted together, where the model is quicker at many rows than at one."""
+
+    max_rows: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 64
+    """Rows of one batch at the most; a request is never split."""
+    max_wait: DurationOrZero = timedelta(milliseconds=5)
+    """Wall time the first request of a batch may wait for others; nothing waits while nobody else is calling."""
+
+
 class Serving(Part, frozen=True, kw_only=True):
     """How versions run and answer."""
 
     replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    idempotent: bool = False
-    """The same request may be asked twice: a failed replica's request is then repeated on another."""
+    idempotent: bool = True
+    """The same request may be asked twice: a failed replica's request is then repeated on another. A predictor's may."""
     sticky_by: Column | None = None
     """Input column that decides which variant answers; without it the event id does."""
     capture: Capture = Capture.ASYNC
@@ -51,8 +60,27 @@ class Serving(Part, frozen=True, kw_only=True):
     """Previous versions kept running until the next promotion, so that a rollback takes seconds."""
     deadline: Duration = timedelta(seconds=5)
     """Wall time one request may take before the caller gets 504."""
+    queue: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+    """Requests under way or waiting at one time in each router process; one more is answered 429."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Numeric threads of each worker."""
+    batching: Batching | None = None
+    """Without it every request is predicted by itself."""
+    memory_mb: Annotated[int, msgspec.Meta(ge=128, le=4_000_000)] | None = None
+    """Resident memory of one replica; one that grows beyond it finishes what is under way and is started afresh."""
+
+
+class InferenceLog(Part, frozen=True, kw_only=True):
+    """What of requests and answers is kept, and how long. What is dropped or hashed never reaches a disk."""
+
+    sampling: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    """Share of events that are recorded, the same events for every variant."""
+    drop: Annotated[tuple[Column, ...], msgspec.Meta(max_length=1000)] = ()
+    """Input columns that are not recorded."""
+    hash: Annotated[tuple[Column, ...], msgspec.Meta(max_length=1000)] = ()
+    """Input columns of which only a keyed hash is recorded: equal values stay equal, nobody reads them back."""
+    retention: Duration | None = None
+    """Event time after which rows are deleted, files included; without it they are kept."""
 
 
 class GroundTruth(Part, frozen=True, kw_only=True):
@@ -168,6 +196,7 @@ class ModelSpec(Part, frozen=True, kw_only=True):
     """Risk: 0 experiment, 1 ordinary, 2 important, 3 critical. From 2 on a person must approve a release."""
     versions: Versions
     serving: Serving = Serving()
+    inference_log: InferenceLog = InferenceLog()
     ground_truth: GroundTruth | None = None
     train: Train | None = None
     holdout: Holdout | None = None

@@ -282,7 +282,12 @@ def _access_of(row: TokenRow, owner: UserRow) -> Access:
     )
 
 
-_TRAFFIC = ((Permission.TRAFFIC_PREDICT, "predict"), (Permission.LABEL_WRITE, "label"))
+_TRAFFIC = (
+    (Permission.TRAFFIC_PREDICT, "predict"),
+    (Permission.TRAFFIC_OVERRIDE, "override"),
+    (Permission.LABEL_WRITE, "label"),
+    (Permission.METRICS_READ, "metrics"),
+)
 
 
 def _traffic_of(access: Access, scope: str) -> dict[str, tuple[str, ...]]:

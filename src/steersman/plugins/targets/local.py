@@ -231,6 +231,9 @@ class LocalTarget:
                 "threads": replica.threads,
                 "extra_columns_allowed": list(replica.extra_columns),
                 "code_allowed": replica.code_allowed,
+                "batch_rows_max": replica.batch_rows_max,
+                "batch_wait_ms": replica.batch_wait_ms,
+                "memory_mb": replica.memory_mb,
                 "handle_file": str(self._handle_path(slot)),
                 "port": 0,
             }
