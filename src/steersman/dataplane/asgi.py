@@ -98,21 +98,27 @@ def _client_left() -> Refusal:
 async def reply(
     send: Send, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = (), *, close: bool = False
 ) -> None:
-    head = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
+    head = [(b"content-length", b"%d" % len(body)), *headers]
+    if not any(name == b"content-type" for name, _ in headers):
+        head.append(_JSON)
     if close:
         head.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, refusal: Refusal) -> None:
-    """Answer with a Refusal. Where the body was left unread the connection closes, so that it is not parsed on."""
+async def refuse(send: Send, refusal: Refusal, body: bytes | None = None) -> None:
+    """Answer with a Refusal, in the words of `body` where a protocol has its own.
+
+    Where the request's body was left unread the connection closes, so that it is not parsed on.
+    """
     if refusal.status == 499:
         return
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if refusal.retry_after_s is not None:
         headers = ((b"retry-after", b"%d" % refusal.retry_after_s),)
-    body = msgspec.json.encode({"error": refusal.error, "next_step": refusal.next_step})
+    if body is None:
+        body = msgspec.json.encode({"error": refusal.error, "next_step": refusal.next_step})
     await reply(send, refusal.status, body, headers, close=refusal.status in (408, 413))
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 import msgspec
 
 from steersman.dataplane.configuration import Column, Route
+from steersman.dataplane.privacy import logged_signature
 
 MAGIC = b"steersman-wal 1\n"
 SUFFIX = ".seg"
@@ -107,7 +108,9 @@ _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
 def context_of(route: Route) -> Context:
-    fields = (route.workspace, route.environment, route.model, route.sticky_by, route.signature)
+    signature = logged_signature(route.signature, route.log)
+    sticky_by = None if route.sticky_by in route.log.drop else route.sticky_by
+    fields = (route.workspace, route.environment, route.model, sticky_by, signature)
     identity = hashlib.blake2b(_encoder.encode(fields), digest_size=8).digest()
     return Context(identity, *fields)
 

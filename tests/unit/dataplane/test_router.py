@@ -213,7 +213,7 @@ def test_more_requests_than_the_bound_are_turned_away(plane: Plane, worker: Star
         caller.start()
     for caller in callers:
         caller.join()
-    assert sorted(statuses) == [200, 200, 503, 503, 503]
+    assert sorted(statuses) == [200, 200, 429, 429, 429]
 
 
 @pytest.mark.parametrize(
