@@ -16,7 +16,7 @@ from steersman import __version__
 from steersman.dataplane import protocol, tensors
 from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.configuration import Route
-from steersman.dataplane.protocol import Envelope, EnvelopeError, InferEnvelope, Tensor
+from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.request import Answered, Asked
 
 JSON_BYTES = b"inference-header-content-length"
@@ -56,7 +56,7 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
             )
         return None
     if not given.isdigit() or not 0 < int(given) <= length:
-        raise EnvelopeError(f"Inference-Header-Content-Length must be within 1..{length}, the length of the body")
+        raise EnvelopeError(f"Inference-Header-Content-Length {given!r} is not within 1..{length}, the length of the body")
     return int(given) if int(given) < length else None
 
 
@@ -66,7 +66,7 @@ _JSON_TYPES = frozenset({b"application/json", b"text/json", b""})
 def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers]:
     """Body and headers of the reply. Raises EnvelopeError for an output nobody has, or that has no binary form."""
     envelope = given.envelope
-    outputs: bytes | Sequence[Tensor | Envelope] = answered.outputs
+    outputs: bytes | Sequence[Tensor | msgspec.Raw] = answered.outputs
     behind: list[bytes] = []
     if envelope.outputs is not None or (envelope.parameters is not None and envelope.parameters.binary_data_output):
         outputs, behind = _chosen(envelope, answered.tensors())
@@ -83,7 +83,7 @@ def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers
     return b"".join((body, *behind)), ((JSON_BYTES, b"%d" % len(body)), *_BINARY_TYPE)
 
 
-def _chosen(envelope: InferEnvelope, outputs: Sequence[Tensor]) -> tuple[list[Tensor | Envelope], list[bytes]]:
+def _chosen(envelope: InferEnvelope, outputs: Sequence[Tensor]) -> tuple[list[Tensor | msgspec.Raw], list[bytes]]:
     """The outputs asked for, in the order asked; those wanted as bytes with the bytes apart."""
     parameters = envelope.parameters
     all_binary = parameters is not None and parameters.binary_data_output
@@ -98,12 +98,12 @@ def _chosen(envelope: InferEnvelope, outputs: Sequence[Tensor]) -> tuple[list[Te
         }
     if unknown := wanted.keys() - by_name:
         raise EnvelopeError(f"outputs: no output {min(unknown)!r}; there are {', '.join(by_name)}")
-    shown: list[Tensor | Envelope] = []
+    shown: list[Tensor | msgspec.Raw] = []
     behind: list[bytes] = []
     for name, binary in wanted.items():
         if binary:
-            part, data = tensors.packed(by_name[name])
-            shown.append(part)
+            described, data = tensors.encode_binary([by_name[name]])
+            shown.append(msgspec.Raw(described[1:-1]))
             behind.append(data)
         else:
             shown.append(by_name[name])

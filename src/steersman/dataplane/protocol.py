@@ -234,7 +234,7 @@ def encode_answer(
     version: str,
     event_ids: Sequence[str],
     variants: Sequence[str],
-    outputs: bytes | Sequence[Tensor | Envelope],
+    outputs: bytes | Sequence[Tensor | msgspec.Raw],
 ) -> bytes:
     """The router's answer. Raw outputs are placed as they are."""
     return _encoder.encode(

@@ -1,133 +1,195 @@
-"""Tensors as raw bytes: the binary tensor extension of the Open Inference Protocol.
+"""Tensors on the wire: JSON, and the binary extension of the Open Inference Protocol.
 
-A body is a JSON object of `json_bytes` bytes, then the data of each tensor that has a `binary_data_size`, in order: little
-endian, row-major, without padding; BYTES elements each with their length (u32) before them, BOOL one byte an element.
-Written with `array` and `struct`: the router reads these too, and it does not import NumPy.
+A numeric batch in JSON is mostly digits that somebody has to print and somebody else to parse; the extension sends the
+description in JSON and the values raw behind it (little-endian, row-major, in the order of the inputs; texts each with
+their length in four bytes). The header `Inference-Header-Content-Length` says where the JSON ends. Router, worker and
+committer read requests here, so this module needs nothing but `struct`; the worker alone turns raw values into matrices.
 """
 
 from __future__ import annotations
 
-import array
+import math
 import struct
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from steersman.dataplane import protocol
-from steersman.dataplane.protocol import Envelope, EnvelopeError, Tensor, TensorParameters
+import msgspec
 
-_CODES: dict[str, str] = {
+from steersman.dataplane.protocol import EnvelopeError, Tensor
+
+_FORMATS: dict[str, str] = {
+    "BOOL": "?",
     "INT8": "b",
-    "UINT8": "B",
     "INT16": "h",
-    "UINT16": "H",
     "INT32": "i",
-    "UINT32": "I",
     "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
     "UINT64": "Q",
     "FP32": "f",
     "FP64": "d",
 }
-"""Datatypes and `array`'s code for each; FP16 is left out, which no column of a signature can be."""
+"""The letter by which `struct` knows a fixed-size datatype."""
+
+ITEM_BYTES: dict[str, int] = {datatype: struct.calcsize(f"<{letter}") for datatype, letter in _FORMATS.items()}
+"""Bytes of one value of a fixed-size datatype."""
 
 _LENGTH = struct.Struct("<I")
 
 
-def decode_request(body: bytes, json_bytes: int | None) -> list[Tensor]:
-    """The tensors of a request with their data as flat lists. Raises EnvelopeError."""
-    if json_bytes is None:
-        return protocol.decode_request(body).inputs
-    envelope, _rows = protocol.decode_envelope(body, json_bytes)
-    return [
-        Tensor(
-            one.name,
-            one.datatype,
-            one.shape,
-            protocol.decode_values(one.data) if part is None else unpack(one.datatype, part, name=one.name),
-        )
-        for one, part in parts(envelope.inputs, body, json_bytes)
-    ]
+class TensorParameters(msgspec.Struct, frozen=True):
+    binary_data_size: int | None = None
 
 
-def parts(inputs: Sequence[Envelope], body: bytes, json_bytes: int) -> Iterable[tuple[Envelope, memoryview | None]]:
-    """Each tensor with its bytes behind the JSON, or with None where its data is in the JSON. Raises EnvelopeError."""
-    whole = memoryview(body)
-    at = json_bytes
-    found: list[tuple[Envelope, memoryview | None]] = []
-    for one in inputs:
+class Given(msgspec.Struct, frozen=True):
+    """One input as its JSON describes it: with `data` (flat or nested), or with the size of what lies behind."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: TensorParameters | None = None
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """One fixed-size input of the binary extension, not unpacked; `content` holds what its shape says."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    content: memoryview
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request with its data where it lay: JSON and texts as lists, fixed-size binary tensors untouched."""
+
+    inputs: Sequence[Tensor | Raw]
+    id: str | None = None
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    inputs: list[Given]
+    id: str | None = None
+
+
+_envelopes = msgspec.json.Decoder(_Envelope)
+_encoder = msgspec.json.Encoder()
+
+
+def read_request(body: bytes, json_bytes: int | None = None) -> Request:
+    """A request of `json_bytes` bytes of JSON and raw tensors behind them; None where all of it is JSON.
+
+    Raises EnvelopeError, which names the input. That values fit their column is the validator's to say.
+    """
+    described = body if json_bytes is None else memoryview(body)[:json_bytes]
+    if json_bytes is not None and not 0 < json_bytes <= len(body):
+        raise EnvelopeError(f"Inference-Header-Content-Length is {json_bytes}, the body has {len(body)} bytes")
+    try:
+        envelope = _envelopes.decode(described)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EnvelopeError(str(error)) from None
+    behind = memoryview(body)[len(described) :]
+    taken = 0
+    inputs: list[Tensor | Raw] = []
+    for one in envelope.inputs:
+        if one.data is not None:
+            if one.parameters is not None and one.parameters.binary_data_size is not None:
+                raise EnvelopeError(f"inputs: {one.name}: has both data and binary_data_size")
+            inputs.append(Tensor(one.name, one.datatype, one.shape, _flat(one.data, one.shape)))
+            continue
         size = one.parameters.binary_data_size if one.parameters is not None else None
         if size is None:
-            found.append((one, None))
-            continue
-        if size < 0 or at + size > len(body):
-            raise EnvelopeError(f"inputs: {one.name}: binary_data_size {size}, {len(body) - at} bytes are left")
-        found.append((one, whole[at : at + size]))
-        at += size
-    if at != len(body):
-        raise EnvelopeError(f"{len(body) - at} bytes behind the last tensor")
-    return found
+            raise EnvelopeError(f"inputs: {one.name}: has neither data nor binary_data_size")
+        if not 0 <= size <= len(behind) - taken:
+            raise EnvelopeError(f"inputs: {one.name}: {size} bytes announced, {len(behind) - taken} are left")
+        inputs.append(_raw(one, behind[taken : taken + size]))
+        taken += size
+    if taken != len(behind):
+        raise EnvelopeError(f"inputs: {len(behind) - taken} bytes follow the last tensor")
+    return Request(inputs, envelope.id)
 
 
-def unpack(datatype: str, data: memoryview, *, name: str = "") -> list[Any]:
-    """The elements of a tensor's bytes. Raises EnvelopeError."""
-    if datatype == "BYTES":
-        return list(_texts(data, name))
-    if datatype == "BOOL":
-        return [value != 0 for value in data]
-    code = _CODES.get(datatype)
-    if code is None:
-        raise EnvelopeError(f"inputs: {name}: {datatype} has no binary form here; send it as FP32 or FP64")
-    values = array.array(code)
-    if len(data) % values.itemsize:
-        raise EnvelopeError(f"inputs: {name}: {len(data)} bytes are no whole number of {datatype}")
-    values.frombytes(data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    if code in "fd":
-        return [value if value == value else None for value in values]  # NaN is a missing value, as null in JSON
-    return values.tolist()
+def decode_request(body: bytes, json_bytes: int | None = None) -> list[Tensor]:
+    """The inputs with all values as lists, whichever way they came. Raises EnvelopeError."""
+    return [_unpacked(one) if isinstance(one, Raw) else one for one in read_request(body, json_bytes).inputs]
 
 
-def _texts(data: memoryview, name: str) -> Iterable[str]:
+def encode_binary(outputs: Sequence[Tensor]) -> tuple[bytes, bytes]:
+    """The outputs' JSON (a list, to stand under `outputs` of an answer) and the bytes that follow the whole answer.
+
+    A missing number becomes NaN, a missing text an empty one: the extension has no null. Raises EnvelopeError for a
+    missing whole number or truth value, which it cannot write at all.
+    """
+    described, contents = [], []
+    for tensor in outputs:
+        content = _packed(tensor)
+        contents.append(content)
+        described.append(
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": tensor.shape,
+                "parameters": {"binary_data_size": len(content)},
+            }
+        )
+    return _encoder.encode(described), b"".join(contents)
+
+
+def _flat(data: list[Any], shape: list[int]) -> list[Any]:
+    """Row-major values; the protocol lets a sender nest them as the shape does."""
+    for _ in shape[1:]:
+        if not data or type(data[0]) is not list:
+            break
+        if not all(type(row) is list for row in data):
+            break
+        data = [value for row in data for value in row]
+    return data
+
+
+def _raw(one: Given, content: memoryview) -> Tensor | Raw:
+    if one.datatype == "BYTES":
+        return Tensor(one.name, "BYTES", one.shape, _texts(one.name, content))
+    item_bytes = ITEM_BYTES.get(one.datatype)
+    if item_bytes is None:
+        raise EnvelopeError(f"inputs: {one.name}: datatype {one.datatype}, expected BYTES, {', '.join(ITEM_BYTES)}")
+    if any(size < 0 for size in one.shape) or math.prod(one.shape) * item_bytes != len(content):
+        raise EnvelopeError(f"inputs: {one.name}: {len(content)} bytes for {one.datatype} of shape {one.shape}")
+    return Raw(one.name, one.datatype, one.shape, content)
+
+
+def _texts(name: str, content: memoryview) -> list[str]:
+    texts: list[str] = []
     at = 0
-    while at < len(data):
-        if at + _LENGTH.size > len(data):
-            raise EnvelopeError(f"inputs: {name}: the last text has no length")
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        if at + length > len(data):
-            raise EnvelopeError(f"inputs: {name}: a text of {length} bytes, {len(data) - at} are left")
+    while at < len(content):
+        start = at + _LENGTH.size
+        if start > len(content):
+            raise EnvelopeError(f"inputs: {name}: text {len(texts)} has no length")
+        at = start + _LENGTH.unpack_from(content, at)[0]
+        if at > len(content):
+            raise EnvelopeError(f"inputs: {name}: text {len(texts)} ends behind the tensor")
         try:
-            yield str(data[at : at + length], "utf-8")
+            texts.append(str(content[start:at], "utf-8"))
         except UnicodeDecodeError:
-            raise EnvelopeError(f"inputs: {name}: a text is not UTF-8") from None
-        at += length
+            raise EnvelopeError(f"inputs: {name}: text {len(texts)} is not UTF-8") from None
+    return texts
 
 
-def pack(tensor: Tensor) -> bytes:
-    """A tensor's elements as bytes; a missing number becomes NaN, a missing text is empty. Raises EnvelopeError."""
+def _unpacked(raw: Raw) -> Tensor:
+    values = list(struct.unpack(f"<{math.prod(raw.shape)}{_FORMATS[raw.datatype]}", raw.content))
+    if raw.datatype in ("FP32", "FP64"):  # a missing number has one form in lists
+        values = [None if value != value else value for value in values]
+    return Tensor(raw.name, raw.datatype, raw.shape, values)
+
+
+def _packed(tensor: Tensor) -> bytes:
+    data = tensor.data
     if tensor.datatype == "BYTES":
-        texts = [b"" if value is None else str(value).encode() for value in tensor.data]
-        return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
-    if tensor.datatype == "BOOL":
-        return bytes(bool(value) for value in tensor.data)
-    code = _CODES.get(tensor.datatype)
-    if code is None:
-        raise EnvelopeError(f"outputs: {tensor.name}: {tensor.datatype} has no binary form here; ask for it as JSON")
+        texts = [("" if value is None else str(value)).encode() for value in data]
+        return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+    if tensor.datatype in ("FP32", "FP64"):
+        data = [math.nan if value is None else value for value in data]
     try:
-        if code in "fd":
-            values = array.array(code, [float("nan") if value is None else value for value in tensor.data])
-        else:
-            values = array.array(code, tensor.data)
-    except (TypeError, OverflowError):
-        raise EnvelopeError(f"outputs: {tensor.name}: an element is no {tensor.datatype}; ask for it as JSON") from None
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
-
-
-def packed(tensor: Tensor) -> tuple[Envelope, bytes]:
-    """A tensor as its JSON part and its bytes."""
-    data = pack(tensor)
-    parameters = TensorParameters(binary_data_size=len(data))
-    return Envelope(tensor.name, tensor.datatype, tensor.shape, parameters=parameters), data
+        return struct.pack(f"<{len(data)}{_FORMATS[tensor.datatype]}", *data)
+    except (struct.error, KeyError) as error:
+        raise EnvelopeError(f"outputs: {tensor.name}: no binary {tensor.datatype}: {error}") from None

@@ -46,6 +46,7 @@ from steersman.dataplane.sandbox import allowed_environment
 from steersman.plugins.tables.delta import DeltaInferenceLog
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - a test's own, no secret
+EVERYTHING = ("predict", "override", "label", "metrics")
 READY_S_MAX = 60.0
 STOP_S_MAX = 20.0
 
@@ -283,7 +284,7 @@ class Plane:
             **settings,
         )
         self._generation += 1
-        token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest())
+        token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest(), permissions=EVERYTHING)
         status, body = self.configure(
             RouterConfiguration(generation=self._generation, replay=replay, routes=(route,), tokens=(token,))
         )
