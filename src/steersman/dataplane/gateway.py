@@ -110,7 +110,7 @@ class Gateway:
             named: tuple[VariantRoute | MirrorRoute, ...] = (*route.variants, *route.mirrors)
             for arm in named:
                 key = (route.workspace, route.environment, route.model, arm.release, arm.role)
-                counts[key] = self._variant_counts.get(key) or VariantCounts()
+                counts[key] = self._variant_counts.get(key) or VariantCounts(version=arm.version)
                 addresses.update(arm.addresses)
                 arms.append(Arm(route, arm, self.upstreams, counts[key]))
             compiled = CompiledRoute(route, arms[: len(route.variants)], arms[len(route.variants) :])
@@ -301,6 +301,15 @@ class Gateway:
                 "variants": [
                     {"workspace": w, "environment": e, "model": m, "release": release, "role": role, "counts": counts}
                     for (w, e, m, release, role), counts in self._variant_counts.items()
+                ],
+                "routes": [
+                    {
+                        "workspace": r.workspace,
+                        "environment": r.environment,
+                        "model": r.model,
+                        "in_flight": one.in_flight,
+                    }
+                    for one, r in {id(one): (one, one.route) for one in self._infer_paths.values()}.values()
                 ],
                 "replicas": self.upstreams.health(),
             }

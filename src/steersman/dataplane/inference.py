@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from steersman.dataplane import protocol, routing, upstream
+from steersman.dataplane import metrics, protocol, routing, upstream
 from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.capture import Context, LogFullError, Prediction, SegmentWriter, context_of
 from steersman.dataplane.configuration import MirrorRoute, Route, VariantRoute
@@ -42,11 +42,15 @@ _LOGGED_AS: dict[str, str] = {
 class VariantCounts(msgspec.Struct):
     """What one variant of one release did since this process started."""
 
+    version: str = ""
     requests: int = 0
     rows: int = 0
     errors: int = 0
     latency_ms_sum: float = 0.0
     latency_ms_max: float = 0.0
+    statuses: list[int] = msgspec.field(default_factory=lambda: [0] * 10)
+    """Answers by the hundreds of their status."""
+    latencies: list[int] = msgspec.field(default_factory=metrics.empty_buckets)
 
 
 class RouterCounts(msgspec.Struct):
@@ -57,6 +61,9 @@ class RouterCounts(msgspec.Struct):
     failed: int = 0
     fallbacks: int = 0
     mirrors_dropped: int = 0
+    mirrors_unreadable: int = 0
+    """Of those dropped: the rows could not be told apart."""
+    queue_refusals: int = 0
 
 
 class Arm:
@@ -212,6 +219,7 @@ class Inference:
     def _admit(self, compiled: CompiledRoute, body: bytes, at_us: int) -> Request:
         route = compiled.route
         if compiled.in_flight >= route.in_flight_max:
+            self._counts.queue_refusals += 1
             raise Refusal(
                 503,
                 f"{compiled.in_flight} requests for {route.model} are under way",
@@ -280,6 +288,8 @@ class Inference:
         counts.errors += answer.status >= 500
         counts.latency_ms_sum += answer.latency_ms
         counts.latency_ms_max = max(counts.latency_ms_max, answer.latency_ms)
+        counts.statuses[answer.status // 100] += 1
+        metrics.observe(counts.latencies, answer.latency_ms)
         record = Prediction(
             context=request.compiled.context.id,
             at_us=request.at_us,
@@ -383,6 +393,7 @@ class Inference:
             await self._ask(request, request.part(arm, rows))
         except EnvelopeError:  # the caller hears of it from the variant that answers
             self._counts.mirrors_dropped += 1
+            self._counts.mirrors_unreadable += 1
 
     async def settle(self, timeout_s: float) -> int:
         """Wait for the mirrors under way; returns how many are left after `timeout_s`."""
