@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from steersman.dataplane import upstream
+from steersman.dataplane import metrics, tracing, upstream
 from steersman.dataplane.capture import Context, context_of
 from steersman.dataplane.configuration import BUCKETS, MirrorRoute, Route, VariantRoute, WarmRoute
 from steersman.dataplane.privacy import Redactor
@@ -22,11 +22,15 @@ Role = Literal["stable", "candidate", "mirror", "challenger", "override"]
 class VariantCounts(msgspec.Struct):
     """What one variant of one release did since this process started."""
 
+    version: str = ""
     requests: int = 0
     rows: int = 0
     errors: int = 0
     latency_ms_sum: float = 0.0
     latency_ms_max: float = 0.0
+    statuses: list[int] = msgspec.field(default_factory=lambda: [0] * 10)
+    """Answers by the hundreds of their status."""
+    latencies: list[int] = msgspec.field(default_factory=metrics.empty_buckets)
 
 
 class RouterCounts(msgspec.Struct):
@@ -34,10 +38,12 @@ class RouterCounts(msgspec.Struct):
     rows: int = 0
     labels: int = 0
     refused: int = 0
-    queue_refused: int = 0
+    queue_refusals: int = 0
     failed: int = 0
     fallbacks: int = 0
     mirrors_dropped: int = 0
+    mirrors_unreadable: int = 0
+    """Of those dropped: the rows could not be told apart."""
     sampled_out_rows: int = 0
 
 
@@ -45,6 +51,7 @@ class Arm:
     """A version that can be asked: variant, mirror or warm version of a route, with its replicas and its counts."""
 
     __slots__ = (
+        "attributes",
         "counts",
         "digest",
         "head",
@@ -79,6 +86,14 @@ class Arm:
         self.head = (
             f"POST /v2/models/{route.model}/infer HTTP/1.1\r\nHost: worker\r\nX-Steersman-Variant: {told}\r\n"
         ).encode()
+        self.attributes = tracing.arm_attributes(
+            route.workspace,
+            route.environment,
+            route.model,
+            version=arm.version,
+            release=arm.release,
+            variant=self.role,
+        )
         self.said = (
             (b"x-steersman-version", arm.version.encode()),
             (b"x-steersman-release", arm.release.encode()),
@@ -100,6 +115,7 @@ class CompiledRoute:
     """A route with everything looked up that can be looked up once. `overrides` has every version with replicas."""
 
     __slots__ = (
+        "attributes",
         "candidate",
         "context",
         "in_flight",
@@ -127,6 +143,7 @@ class CompiledRoute:
         self.overrides = overrides
         self.redactor = redactor
         self.context: Context = context_of(route)
+        self.attributes = tracing.request_attributes(route.workspace, route.environment, route.model)
         self.types: dict[str, str] = {column.name: column.type for column in route.signature}
         self.recorded_below = round(route.log.sampling * BUCKETS)
         self.in_flight = 0

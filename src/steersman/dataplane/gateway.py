@@ -20,7 +20,18 @@ from pathlib import Path
 import msgspec
 
 from steersman import __version__
-from steersman.dataplane import asgi, configuration, labelling, oip, privacy, protocol, scoring, sockets
+from steersman.dataplane import (
+    asgi,
+    configuration,
+    labelling,
+    metrics,
+    oip,
+    privacy,
+    protocol,
+    scoring,
+    sockets,
+    tracing,
+)
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import LogFullError, SegmentWriter
@@ -86,9 +97,10 @@ class StaleGenerationError(Exception):
 class Gateway:
     """The state of one router process: configuration, compiled routes, log, counters."""
 
-    def __init__(self, state: Path, *, log: SegmentWriter) -> None:
+    def __init__(self, state: Path, *, log: SegmentWriter, traces: tracing.Tracing | None = None) -> None:
         self.counts = RouterCounts()
         self.log = log
+        self.tracing = traces or tracing.Tracing()
         self.inference = Inference(log, self.counts)
         self.upstreams = Upstreams()
         self.configuration = RouterConfiguration(generation=0)
@@ -162,7 +174,7 @@ class Gateway:
         def arm(one: Named, *, override: bool = False) -> Arm:
             role = "override" if override or isinstance(one, WarmRoute) else one.role
             key = (route.workspace, route.environment, route.model, one.release, role)
-            counts[key] = counts.get(key) or self._variant_counts.get(key) or VariantCounts()
+            counts[key] = counts.get(key) or self._variant_counts.get(key) or VariantCounts(version=one.version)
             return Arm(route, one, self.upstreams, counts[key], override=override)
 
         named: tuple[Named, ...] = (*route.warm, *route.mirrors, *reversed(route.variants))
@@ -260,8 +272,17 @@ class Gateway:
     async def _ask(self, call: Call, asked: Asked) -> Answered:
         asked.version = call.endpoint.version
         asked.deadline_s = _deadline_s(call.headers)
-        asked.traceparent = call.headers.get(b"traceparent")
-        return await self.inference.infer(call.endpoint.compiled, asked)
+        compiled = call.endpoint.compiled
+        span = asked.span = self.tracing.begin(call.scope["headers"], tracing.ROUTE_INFER, compiled.attributes)
+        if span is None:
+            return await self.inference.infer(compiled, asked)
+        try:
+            answered = await self.inference.infer(compiled, asked)
+        except Refusal as refusal:
+            span.end(refusal.status, refusal.error)
+            raise
+        span.end(200)
+        return answered
 
     async def _metadata(self, call: Call) -> None:
         compiled, version = call.endpoint.compiled, call.endpoint.version
@@ -299,6 +320,14 @@ class Gateway:
             ready = path.endswith("live") or self.configuration.generation > 0
             said = b'{"%s": %s}' % (path.rpartition("/")[2].encode(), b"true" if ready else b"false")
             await asgi.reply(send, 200 if ready else 503, said)
+        elif path == "/metrics":
+            self._only_get(scope)
+            self._authorize(headers, None, "metrics")
+            own = metrics.Own("router", self.counters())
+            kind, page = await metrics.exposition(
+                self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
+            )
+            await asgi.reply(send, 200, page, ((b"content-type", kind.encode()),))
         elif path in ("/v2", "/v2/"):
             self._only_get(scope)
             self._authorize(headers, None, None)
@@ -430,6 +459,16 @@ class Gateway:
                     {"workspace": w, "environment": e, "model": m, "release": release, "role": role, "counts": counts}
                     for (w, e, m, release, role), counts in self._variant_counts.items()
                 ],
+                "routes": [
+                    {
+                        "workspace": one.route.workspace,
+                        "environment": one.route.environment,
+                        "model": one.route.model,
+                        "in_flight": one.in_flight,
+                    }
+                    for one in {id(e.compiled): e.compiled for e in self._endpoints.values()}.values()
+                ],
+                "traces": self.tracing.counts,
                 "replicas": self.upstreams.health(),
             }
         )

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from steersman.dataplane import protocol, routing, upstream
+from steersman.dataplane import metrics, protocol, routing, upstream
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts
 from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.capture import LogFullError, Prediction, SegmentWriter
@@ -73,7 +73,7 @@ class Inference:
     def _admit(self, compiled: CompiledRoute, asked: Asked) -> Request:
         route = compiled.route
         if compiled.in_flight >= route.in_flight_max:
-            self._counts.queue_refused += 1
+            self._counts.queue_refusals += 1
             raise Refusal(
                 429,
                 f"{compiled.in_flight} requests for {route.model} are under way",
@@ -102,10 +102,13 @@ class Inference:
         arm = part.arm
         started = time.perf_counter()
         answer = PartAnswer(part, 200, b"", None, "", 0.0)
+        span = None
+        if request.asked.span is not None:
+            span = request.asked.span.ask(arm.attributes, request.rows if part.rows is None else len(part.rows))
         try:
             response = await upstream.call(
                 arm.replicas,
-                request.to_worker(part, request.deadline_at - asyncio.get_running_loop().time()),
+                request.to_worker(part, request.deadline_at - asyncio.get_running_loop().time(), span),
                 deadline_at=request.deadline_at,
                 idempotent=request.compiled.route.idempotent,
             )
@@ -126,6 +129,8 @@ class Inference:
             answer.status, answer.error = 502, f"version {arm.version} answered with something else: {error}"
             answer.next_step = "see the log of its worker"
         answer.latency_ms = (time.perf_counter() - started) * 1000
+        if span is not None:
+            span.end(answer.status, answer.error)
         self._record(request, answer)
         return answer
 
@@ -138,6 +143,8 @@ class Inference:
         counts.errors += answer.status >= 500
         counts.latency_ms_sum += answer.latency_ms
         counts.latency_ms_max = max(counts.latency_ms_max, answer.latency_ms)
+        counts.statuses[answer.status // 100] += 1
+        metrics.observe(counts.latencies, answer.latency_ms)
         if not request.recorded:
             return
         body, json_bytes, error = part.body, part.json_bytes, answer.error
@@ -160,7 +167,7 @@ class Inference:
             error=error,
             latency_ms=answer.latency_ms,
             json_bytes=json_bytes,
-            trace_id=request.asked.trace_id,
+            trace_id=None if request.asked.span is None else request.asked.span.trace_id,
         )
         try:
             self._log.append(request.compiled.context, record)
@@ -248,6 +255,7 @@ class Inference:
             await self._ask(request, request.part(arm, rows))
         except EnvelopeError:  # the caller hears of it from the variant that answers
             self._counts.mirrors_dropped += 1
+            self._counts.mirrors_unreadable += 1
 
     async def settle(self, timeout_s: float) -> int:
         """Wait for the mirrors under way; returns how many are left after `timeout_s`."""

@@ -56,7 +56,9 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
             )
         return None
     if not given.isdigit() or not 0 < int(given) <= length:
-        raise EnvelopeError(f"Inference-Header-Content-Length {given!r} is not within 1..{length}, the length of the body")
+        raise EnvelopeError(
+            f"Inference-Header-Content-Length {given!r} is not within 1..{length}, the length of the body"
+        )
     return int(given) if int(given) < length else None
 
 

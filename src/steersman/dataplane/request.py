@@ -9,14 +9,15 @@ import msgspec
 from steersman.dataplane import protocol, routing, tensors
 from steersman.dataplane.arms import Arm, CompiledRoute
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
+from steersman.dataplane.tracing import Span
 
 
 class Asked(msgspec.Struct, kw_only=True):
     """What a caller wants, read from its protocol. `body` is what workers get: JSON, or JSON and tensors behind it.
 
     `deadline_s` is what the caller will wait, None where it did not say; `version` a version asked for by number.
-    `prediction` asks the worker for what MLflow's own scoring would answer, beside the score. `traceparent` goes on to
-    the worker; `trace_id` to the log.
+    `prediction` asks the worker for what MLflow's own scoring would answer, beside the score. `span` is its place
+    in the caller's trace, which goes on to the worker and into the log.
     """
 
     body: bytes
@@ -27,8 +28,7 @@ class Asked(msgspec.Struct, kw_only=True):
     deadline_s: float | None = None
     version: str | None = None
     prediction: bool = False
-    traceparent: bytes | None = None
-    trace_id: str | None = None
+    span: Span | None = None
 
 
 class Part(msgspec.Struct):
@@ -127,14 +127,14 @@ class Request(msgspec.Struct):
             return Part(arm, None, self.asked.body, self.asked.json_bytes, fallback)
         return Part(arm, rows, protocol.encode_request(routing.take(self.decoded(), rows)), None, fallback)
 
-    def to_worker(self, part: Part, left_s: float) -> bytes:
+    def to_worker(self, part: Part, left_s: float, span: Span | None) -> bytes:
         """The part as an HTTP request. The worker is told how long anybody still waits for its answer."""
         asked = self.asked
         head = part.arm.head + b"X-Steersman-Deadline-Ms: %d\r\n" % (left_s * 1000)
         if asked.prediction:
             head += b"X-Steersman-Prediction: 1\r\n"
-        if asked.traceparent is not None:
-            head += b"traceparent: %b\r\n" % asked.traceparent
+        if span is not None:
+            head += span.headers
         if part.json_bytes is None:
             head += b"Content-Type: application/json\r\n"
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from steersman.dataplane import asgi, sockets
+from steersman.dataplane import asgi, sockets, tracing
 from steersman.dataplane.asgi import Receive, Scope, Send
 from steersman.dataplane.capture import LogHeldError, SegmentWriter
 from steersman.dataplane.configuration import InvalidConfigurationError
@@ -31,7 +32,7 @@ STREAM = "router-0"
 
 async def serve(state: Path, listener: socket.socket, stream: str = STREAM) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way and close the log."""
-    gateway = Gateway(state, log=SegmentWriter(state / "wal", stream))
+    gateway = Gateway(state, log=SegmentWriter(state / "wal", stream), traces=tracing.start(os.environ))
     gateway.restore()
     admin_socket, key = sockets.listen_unix(state / "run" / "router.sock")
 
@@ -53,6 +54,7 @@ async def serve(state: Path, listener: socket.socket, stream: str = STREAM) -> N
     await gateway.inference.settle(FLUSH_S_MAX)
     gateway.upstreams.close()
     gateway.log.close()
+    gateway.tracing.close()
 
 
 def main() -> None:

@@ -63,6 +63,9 @@ REGISTRY_S = 5.0
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
 
+_PASSED_ON_TO = {"router": ("OTEL_",), "control": ("UV_", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")}
+"""By prefix, to the one process that needs them: where traces go, and where packages of a version come from."""
+
 Say = Callable[[str], None]
 
 
@@ -172,6 +175,8 @@ class Supervisor:
 
     def _add(self, name: str, module: str, *arguments: str) -> None:
         environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
+        prefixes = _PASSED_ON_TO.get(name.partition("-")[0], ())
+        environment |= {key: value for key, value in os.environ.items() if key.startswith(prefixes)}
         environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if name != "control":
             environment["POLARS_MAX_THREADS"] = "1"
