@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from steersman.testing.plane import STUMP, STUMP_SIGNATURE, TOKEN, Plane, stump
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+"""The client writes into the headers it is given, so each call gets its own."""
 ROWS = pd.DataFrame({"x": [-1.0, 1.0, 2.0], "z": [0.0, 0.0, 0.0]})
 SCORES = [0.25, 0.75, 0.75]
 
@@ -56,11 +57,11 @@ def tensors(*, binary: bool) -> list[triton.InferInput]:
 def test_a_protocol_client_reads_health_and_metadata(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready("m", headers=BEARER)
-    assert client.is_model_ready("m", model_version="2", headers=BEARER)
-    assert not client.is_model_ready("other", headers=BEARER)
-    assert "binary_tensor_data" in client.get_server_metadata(headers=BEARER)["extensions"]
-    metadata = client.get_model_metadata("m", headers=BEARER)
+    assert client.is_model_ready("m", headers=dict(BEARER))
+    assert client.is_model_ready("m", model_version="2", headers=dict(BEARER))
+    assert not client.is_model_ready("other", headers=dict(BEARER))
+    assert "binary_tensor_data" in client.get_server_metadata(headers=dict(BEARER))["extensions"]
+    metadata = client.get_model_metadata("m", headers=dict(BEARER))
     assert metadata["versions"] == ["1", "2"]
     assert metadata["inputs"] == [
         {"name": "x", "datatype": "FP64", "shape": [-1]},
@@ -74,28 +75,28 @@ def test_a_protocol_client_infers_with_json_and_with_binary_tensors(
     client: triton.InferenceServerClient, binary: bool
 ) -> None:
     wanted = [triton.InferRequestedOutput("score", binary_data=binary)]
-    answer = client.infer("m", tensors(binary=binary), outputs=wanted, headers=BEARER, request_id="mine")
+    answer = client.infer("m", tensors(binary=binary), outputs=wanted, headers=dict(BEARER), request_id="mine")
     assert answer.as_numpy("score").tolist() == SCORES
     assert answer.get_response()["id"] == "mine"
-    assert client.infer("m", tensors(binary=binary), headers=BEARER).as_numpy("score").tolist() == SCORES
+    assert client.infer("m", tensors(binary=binary), headers=dict(BEARER)).as_numpy("score").tolist() == SCORES
 
 
 def test_a_version_is_asked_for_by_number_with_the_permission(client: triton.InferenceServerClient) -> None:
-    answer = client.infer("m", tensors(binary=True), model_version="2", headers=BEARER)
+    answer = client.infer("m", tensors(binary=True), model_version="2", headers=dict(BEARER))
     assert answer.as_numpy("score").tolist() == [0.5, 1.0, 1.0]
     with pytest.raises(InferenceServerException, match="nothing is served at"):
-        client.infer("m", tensors(binary=True), model_version="7", headers=BEARER)
+        client.infer("m", tensors(binary=True), model_version="7", headers=dict(BEARER))
 
 
 def test_an_output_nobody_has_is_refused_by_name(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="no output 'label'; there are score"):
-        client.infer("m", tensors(binary=False), outputs=[triton.InferRequestedOutput("label")], headers=BEARER)
+        client.infer("m", tensors(binary=False), outputs=[triton.InferRequestedOutput("label")], headers=dict(BEARER))
 
 
 def test_a_matrix_of_all_columns_is_taken_in_the_signatures_order(client: triton.InferenceServerClient) -> None:
     matrix = triton.InferInput("rows", [3, 2], "FP32")
     matrix.set_data_from_numpy(ROWS.to_numpy(dtype=np.float32))
-    assert client.infer("m", [matrix], headers=BEARER).as_numpy("score").tolist() == SCORES
+    assert client.infer("m", [matrix], headers=dict(BEARER)).as_numpy("score").tolist() == SCORES
 
 
 def test_mlflows_deployment_client_calls_it_unchanged(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_mlflows_scoring_client_calls_it_unchanged(
     monkeypatch.setenv("NETRC", str(netrc))
     client = ScoringServerClient("127.0.0.1", plane.port)
     client.wait_server_ready(timeout=5)
-    assert client.invoke(ROWS).get_predictions()["predictions"].tolist() == SCORES
+    assert client.invoke(ROWS).get_predictions()[0].tolist() == SCORES
     assert client.get_version()
 
 
