@@ -246,10 +246,10 @@ class Gateway:
         try:
             asked = oip.asked(body, call.headers, at_us)
             answered = await self._ask(call, asked)
-            reply, headers = oip.answer(compiled.route.model, asked, answered)
+            reply, headers, kind = oip.answer(compiled.route.model, asked, answered)
         except EnvelopeError as error:
             raise malformed(error) from None
-        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered), *headers))
+        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered), *headers), content_type=kind)
 
     async def _score(self, call: Call) -> None:
         """MLflow's scoring protocol."""
@@ -327,7 +327,7 @@ class Gateway:
             kind, page = await metrics.exposition(
                 self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
             )
-            await asgi.reply(send, 200, page, ((b"content-type", kind.encode()),))
+            await asgi.reply(send, 200, page, content_type=kind.encode())
         elif path in ("/v2", "/v2/"):
             self._only_get(scope)
             self._authorize(headers, None, None)

@@ -16,13 +16,14 @@ from steersman import __version__
 from steersman.dataplane import protocol, tensors
 from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.configuration import Route
+from steersman.dataplane.edge import JSON
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.request import Answered, Asked
 
 JSON_BYTES = b"inference-header-content-length"
-Headers = tuple[tuple[bytes, bytes], ...]
+BINARY = b"application/octet-stream"
 
-_BINARY_TYPE: Headers = ((b"content-type", b"application/octet-stream"),)
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 def asked(body: bytes, headers: Mapping[bytes, bytes], at_us: int) -> Asked:
@@ -65,8 +66,11 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
 _JSON_TYPES = frozenset({b"application/json", b"text/json", b""})
 
 
-def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers]:
-    """Body and headers of the reply. Raises EnvelopeError for an output nobody has, or that has no binary form."""
+def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers, bytes]:
+    """Body, further headers and content type of the reply.
+
+    Raises EnvelopeError for an output nobody has, or one that has no binary form.
+    """
     envelope = given.envelope
     outputs: bytes | Sequence[Tensor | msgspec.Raw] = answered.outputs
     behind: list[bytes] = []
@@ -81,8 +85,8 @@ def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers
         outputs=outputs,
     )
     if not behind:
-        return body, ()
-    return b"".join((body, *behind)), ((JSON_BYTES, b"%d" % len(body)), *_BINARY_TYPE)
+        return body, (), JSON
+    return b"".join((body, *behind)), ((JSON_BYTES, b"%d" % len(body)),), BINARY
 
 
 def _chosen(envelope: InferEnvelope, outputs: Sequence[Tensor]) -> tuple[list[Tensor | msgspec.Raw], list[bytes]]:
