@@ -139,7 +139,7 @@ class Gateway:
 
     def _persist(self, document: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        staging = self._path.with_suffix(".new")
+        staging = self._path.with_suffix(f".{os.getpid()}.new")  # other routers write the same file
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(document)

@@ -165,7 +165,7 @@ class Plane:
 
     def router(self, *, limits: Mapping[int, int] | None = None) -> None:
         """Start (or start again, on the same port) the router and wait until it listens."""
-        handle = self.state / "run" / "router.json"
+        handle = self.state / "run" / "router-0.json"
         process = self.start("router", "--state", str(self.state), "--port", str(self.port), limits=limits)
         self._await("router", lambda: (card := read_handle(handle)) is not None and card.pid == process.pid)
         card = read_handle(handle)
@@ -293,7 +293,7 @@ class Plane:
     def configure(self, configuration: RouterConfiguration) -> tuple[int, Any]:
         return self.admin("PUT", "/configuration", encode(configuration))
 
-    def admin(self, method: str, target: str, body: bytes = b"", *, socket: str = "router.sock") -> tuple[int, Any]:
+    def admin(self, method: str, target: str, body: bytes = b"", *, socket: str = "router-0.sock") -> tuple[int, Any]:
         status, answer = sockets.call_unix(self.state / "run" / socket, method, target, body)
         return status, msgspec.json.decode(answer)
 

@@ -148,12 +148,13 @@ class DeltaInferenceLog:
 
         A router that does not run has nothing under way. Raises LogError when the committer does not run or fails.
         """
-        try:
-            self._post("router.sock")
-        except sockets.NobodyListensError:
-            pass
-        except sockets.SocketUnavailableError as error:
-            raise LogError(f"the router does not settle: {error}") from error
+        for router in sorted(self._run.glob("router-*.sock")):
+            try:
+                self._post(router.name)
+            except sockets.NobodyListensError:
+                pass
+            except sockets.SocketUnavailableError as error:
+                raise LogError(f"the router does not settle: {error}") from error
         try:
             self._post("committer.sock")
         except sockets.SocketUnavailableError as error:
