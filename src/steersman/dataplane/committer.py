@@ -1,15 +1,16 @@
 """The committer: turns segments of the write-ahead log into Delta commits, each record exactly once.
 
-A Delta commit may carry an *application transaction*: a name and a number that the table remembers. The number written
-with every commit is the position in the segment stream up to which its records are now in the table; commit and position
-become visible together or not at all. After a crash between two tables, or between a commit and the note in
-`wal/committed.json` of how far everything is done, the log is simply read again and each table takes what lies beyond its
-own position. A segment is deleted when a newer one exists and all of it is committed, files and log synced to disk.
+Each commit says up to which position of the segment stream its table now has the records (`steersman.dataplane.deltas`).
+After a crash between two tables, or between a commit and the note in `wal/committed.json` of how far everything is done,
+the log is simply read again and each table takes what lies beyond its own position. A segment is deleted when a newer one
+exists and all of it is committed, files and log synced to disk.
 
     python -m steersman.dataplane.committer --state DIR [--interval-s 5] [--bytes 16777216]
 
 It commits when enough bytes wait, when `interval-s` passed (0: never by time), and on `POST /flush` at
-`run/committer.sock`, which returns when everything written before the call is in the tables.
+`run/committer.sock`, which returns when everything written before the call is in the tables. Beside it, and never in its
+way, runs the upkeep of the tables (`steersman.dataplane.upkeep`). As the one writer it also deletes (`POST /expire`,
+`POST /erase`; `steersman.dataplane.removal`), after a commit, so that what waits in the log is deleted too.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import functools
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote
 
 import msgspec
 import polars as pl
 import uvloop
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from steersman.dataplane import asgi, capture, expansion, sockets, tables
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
+from steersman.dataplane.deltas import DeltaTables
 from steersman.dataplane.handles import write_handle
+from steersman.dataplane.storage import LocalStorage, Storage
 from steersman.dataplane.tables import TooManyTablesError
 
 BATCH_ROWS_MAX = 100_000
@@ -52,14 +54,9 @@ DAMAGED_KEPT_MAX = 20
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
 
-_APPLICATION = "steersman:"
-_OFFSET = 0xFFFF_FFFF
-_TABLE_PROPERTIES: dict[str, str | None] = {
-    # Monitors fold each committed file once and find them in the log's entries: keep those for a year.
-    "delta.logRetentionDuration": "interval 365 days",
-}
-
 T = TypeVar("T")
+
+_OFFSET = 0xFFFF_FFFF
 
 _log = logging.getLogger("steersman.committer")
 
@@ -93,14 +90,16 @@ class _Pending(msgspec.Struct):
 class Committer:
     """Reads segments and commits; one a state directory, used from one thread at a time."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(
+        self, state: Path, storage: Storage | None = None, *, committed: Callable[[str], None] = lambda _table: None
+    ) -> None:
+        """Without `storage` the tables are in the state directory; `committed` hears the path of each table written."""
         self.counts = CommitterCounts()
         self._wal = state / "wal"
-        self._root = state / "tables"
+        self._storage = storage or LocalStorage(state / "tables")
         self._note = self._wal / "committed.json"
-        self._open: dict[Path, DeltaTable] = {}
+        self._tables = DeltaTables(self._storage, committed)
         self._contexts: dict[bytes, Context] = {}
-        self._unsynced: list[tuple[Path, int]] = []
         self._wal.mkdir(parents=True, exist_ok=True)
         try:
             self._committed = msgspec.json.decode(self._note.read_bytes(), type=Committed)
@@ -181,73 +180,45 @@ class Committer:
 
     def _commit(self, stream: str, pending: _Pending) -> None:
         for (workspace, environment, model), found in pending.predictions.items():
-            folder = tables.predictions_folder(self._root, workspace, environment, model)
+            folder = tables.predictions_folder(workspace, environment, model)
             for name, items in self._by_table(folder, found).items():
-                table = tables.read_catalogue(folder).table(name)
-                path = folder / name
-                fresh = self._beyond(path, stream, items)
-                if fresh:
-                    frame = expansion.prediction_rows(table, [(context, record) for _, (context, record) in fresh])
-                    self._append(path, frame, stream, pending.end)
+                table = tables.read_catalogue(self._storage, folder).table(name)
+                rows = functools.partial(expansion.prediction_rows, table)
+                self._append(f"{folder}/{name}", stream, items, pending.end, rows)
         for (workspace, model), arrived in pending.labels.items():
-            path = tables.labels_table(self._root, workspace, model)
-            fresh_labels = self._beyond(path, stream, arrived)
-            if fresh_labels:
-                frame = expansion.label_rows([record for _, record in fresh_labels])
-                self._append(path, frame, stream, pending.end)
+            self._append(tables.labels_table(workspace, model), stream, arrived, pending.end, expansion.label_rows)
+
+    def _append(
+        self,
+        path: str,
+        stream: str,
+        items: Sequence[tuple[int, T]],
+        end: int,
+        frame_of: Callable[[Sequence[tuple[int, T]]], pl.DataFrame],
+    ) -> None:
+        rows = self._tables.append_once(path, stream, items, end, frame_of)
+        if rows:
+            self.counts.commits += 1
+            self.counts.rows += rows
+            self.counts.last_commit_ms = self._tables.last_commit_ms
+
+    def forget(self, path: str) -> None:
+        """The table was changed by somebody else of this process: read its log again before the next commit."""
+        self._tables.forget(path)
 
     def _by_table(
-        self, folder: Path, found: list[tuple[int, Context, Prediction]]
+        self, folder: str, found: list[tuple[int, Context, Prediction]]
     ) -> dict[str, list[tuple[int, tuple[Context, Prediction]]]]:
         """Sort records to the tables their signatures belong to; new signatures are written down first."""
-        catalogue = tables.read_catalogue(folder)
+        catalogue = tables.read_catalogue(self._storage, folder)
         changed = False
         grouped: dict[str, list[tuple[int, tuple[Context, Prediction]]]] = {}
         for position, context, record in found:
             changed |= catalogue.assign(context.id.hex(), tables.inputs_of(context.signature))
             grouped.setdefault(catalogue.contexts[context.id.hex()], []).append((position, (context, record)))
         if changed:
-            tables.write_catalogue(folder, catalogue)
+            tables.write_catalogue(self._storage, folder, catalogue)
         return grouped
-
-    def _beyond(self, path: Path, stream: str, items: list[tuple[int, T]]) -> list[tuple[int, T]]:
-        """The items the table does not have yet."""
-        table = self._table(path)
-        done = table.transaction_version(_APPLICATION + stream) if table is not None else None
-        return items if done is None else [item for item in items if item[0] > done]
-
-    def _table(self, path: Path) -> DeltaTable | None:
-        table = self._open.get(path)
-        if table is None and DeltaTable.is_deltatable(str(path)):
-            table = self._open[path] = DeltaTable(str(path))
-        return table
-
-    def _append(self, path: Path, frame: pl.DataFrame, stream: str, position: int) -> None:
-        """One Delta commit: the rows, and the position up to which the table now has the stream."""
-        started = time.perf_counter()
-        table = self._table(path)
-        properties = CommitProperties(app_transactions=[Transaction(_APPLICATION + stream, position)])
-        try:
-            if table is None:
-                path.mkdir(parents=True, exist_ok=True)
-                write_deltalake(
-                    str(path),
-                    frame,
-                    mode="append",
-                    partition_by=["date"],
-                    configuration=_TABLE_PROPERTIES,
-                    commit_properties=properties,
-                )
-                table = self._open[path] = DeltaTable(str(path))
-            else:
-                write_deltalake(table, frame, mode="append", schema_mode="merge", commit_properties=properties)
-        except BaseException:
-            self._open.pop(path, None)  # whatever it holds may be behind; the next attempt reads the log again
-            raise
-        self._unsynced.append((path, table.version()))
-        self.counts.commits += 1
-        self.counts.rows += frame.height
-        self.counts.last_commit_ms = round((time.perf_counter() - started) * 1000, 1)
 
     def _write_note(self) -> None:
         staging = self._note.with_suffix(".new")
@@ -260,7 +231,7 @@ class Committer:
         """Delete committed closed segments, once the tables are on the disk. What could not be read is set aside."""
         if not closed:
             return
-        self._sync_tables()
+        self._tables.sync()
         for reader in closed:
             if reader.damaged_frames or reader.torn_bytes:
                 self.counts.damaged_frames += reader.damaged_frames
@@ -278,32 +249,6 @@ class Committer:
             self.counts.segments_deleted += 1
         for path in sorted(self._wal.glob(f"*{DAMAGED}"))[:-DAMAGED_KEPT_MAX]:
             path.unlink()
-
-    def _sync_tables(self) -> None:
-        """fsync what was committed since the last time: data files, log entries, and their folders."""
-        folders: set[Path] = set()
-        for table, version in self._unsynced:
-            entry = table / "_delta_log" / f"{version:020d}.json"
-            for path in (entry, *_added_files(table, entry)):
-                _sync(path)
-                folders.add(path.parent)
-            folders.add(table)
-        for folder in folders:
-            _sync(folder)
-        self._unsynced.clear()
-
-
-def _added_files(table: Path, entry: Path) -> list[Path]:
-    lines = (msgspec.json.decode(line) for line in entry.read_bytes().splitlines())
-    return [table / unquote(line["add"]["path"]) for line in lines if "add" in line]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Service:
