@@ -13,7 +13,6 @@ import pytest
 from steersman.dataplane.capture import Labels, Prediction, SegmentWriter, context_of
 from steersman.dataplane.committer import Committer
 from steersman.dataplane.configuration import Column, Route
-from steersman.plugins.tables import delta
 from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.ports import InferenceLog, LogError
 from steersman.testing.plane import tensor
@@ -171,17 +170,17 @@ def test_a_question_opens_the_files_of_its_dates_only(written: Written, monkeypa
     for number in range(5):
         written.predict([f"e{number}"], day(number, 3), [0.1])
         written.commit()
-    opened: list[Path] = []
-    scan = delta._scan
+    opened: list[str] = []
+    scan = DeltaInferenceLog._scan
 
-    def watched(files: list[Path], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
+    def watched(log: DeltaInferenceLog, files: list[str], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
         opened.extend(files)
-        return scan(files, schema)
+        return scan(log, files, schema)
 
-    monkeypatch.setattr(delta, "_scan", watched)
+    monkeypatch.setattr(DeltaInferenceLog, "_scan", watched)
     rows = written.log.scored_rows(*PLACE, since=day(2), until=day(3), as_of=day(3))
     assert rows["event_id"].to_list() == ["e2"]
-    assert {path.parent.name for path in opened} == {"date=2013-03-03"}
+    assert {Path(path).parent.name for path in opened} == {"date=2013-03-03"}
 
 
 def test_the_span_is_exact_within_its_dates(written: Written) -> None:
@@ -215,14 +214,6 @@ def test_only_what_has_matured_is_matured(written: Written) -> None:
     )
     assert rows["event_id"].to_list() == ["old"]
     assert rows["inputs"].to_list() == [{"x": 3.0, "origin": "JFK"}]
-
-
-def test_an_export_is_a_table_anyone_reads(written: Written, tmp_path: Path) -> None:
-    written.predict(["e1"], day(0), [0.1])
-    written.label("e1", 1.0, day(1))
-    written.commit()
-    copied = written.log.export(*PLACE, tmp_path / "export")
-    assert [pl.read_delta(str(table)).height for table in copied] == [1, 1]
 
 
 def test_a_flush_without_a_committer_says_so(written: Written) -> None:

@@ -40,9 +40,7 @@ class _Batch(msgspec.Struct):
     outputs: list[str | None]
 
 
-def prediction_rows(
-    table: PredictionsTable, items: Sequence[tuple[int, tuple[Context, Prediction]]]
-) -> pl.DataFrame:
+def prediction_rows(table: PredictionsTable, items: Sequence[tuple[int, tuple[Context, Prediction]]]) -> pl.DataFrame:
     """One frame for a table: a row for each (event × variant), in the order of the log, with all of the table's inputs.
 
     `items` are the records with their positions in the log.

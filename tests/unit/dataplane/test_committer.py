@@ -11,8 +11,8 @@ import pytest
 from steersman.dataplane import capture, committer, tables
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentWriter, context_of
 from steersman.dataplane.committer import Committer
-from steersman.dataplane.storage import LocalStorage
 from steersman.dataplane.configuration import Column, ColumnType, Route
+from steersman.dataplane.storage import LocalStorage
 from steersman.testing.plane import tensor
 
 DAY_US = 86_400_000_000
