@@ -2,84 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
-from steersman.dataplane.capture import Labels, Prediction, SegmentWriter, context_of
-from steersman.dataplane.committer import Committer
-from steersman.dataplane.configuration import Column, Route
 from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.ports import InferenceLog, LogError
-from steersman.testing.plane import tensor
-
-PLACE = ("ops", "production", "m")
-CONTEXT = context_of(
-    Route(
-        workspace="ops",
-        environment="production",
-        model="m",
-        salt="s",
-        signature=(Column(name="x", type="FP64"), Column(name="origin", type="BYTES")),
-    )
-)
-START = datetime(2013, 3, 1, tzinfo=UTC)
-
-
-def us(at: datetime) -> int:
-    return int(at.timestamp() * 1_000_000)
-
-
-class Written:
-    """A state directory filled without a router."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.writer = SegmentWriter(state / "wal", "router-0")
-        self.committer = Committer(state)
-        self.log = DeltaInferenceLog(state)
-
-    def predict(
-        self,
-        ids: list[str],
-        at: datetime,
-        scores: list[float],
-        *,
-        digest: str = "a",
-        variant: str = "stable",
-        status: int = 200,
-        request_id: str = "",
-        latency_ms: float = 1.0,
-    ) -> None:
-        outputs = [{"name": "score", "datatype": "FP64", "shape": [len(ids)], "data": scores}]
-        inputs = [tensor("x", [float(len(one)) for one in ids]), tensor("origin", ["JFK" for _ in ids])]
-        record = Prediction(
-            context=CONTEXT.id,
-            at_us=us(at),
-            version="1",
-            digest=digest,
-            release="r",
-            variant=variant,
-            probability=1.0,
-            request_id=request_id or ids[0],
-            event_ids=ids,
-            request=msgspec.json.encode({"inputs": inputs}),
-            outputs=msgspec.json.encode(outputs) if status == 200 else b"",
-            status=status,
-            error=None,
-            latency_ms=latency_ms,
-        )
-        self.writer.append(CONTEXT, record)
-
-    def label(self, event_id: str, value: float, at: datetime) -> None:
-        self.writer.append(None, Labels("ops", "m", "api", [event_id], [us(at)], [value]))
-
-    def commit(self) -> None:
-        self.committer.commit_all()
+from steersman.testing.log import PLACE, Written
 
 
 @pytest.fixture
@@ -87,8 +19,7 @@ def written(tmp_path: Path) -> Written:
     return Written(tmp_path)
 
 
-def day(number: int, hours: float = 0) -> datetime:
-    return START + timedelta(days=number, hours=hours)
+day = Written.day
 
 
 def test_it_is_the_port_the_loops_ask(written: Written) -> None:

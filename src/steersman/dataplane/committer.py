@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import functools
 import logging
@@ -38,8 +39,10 @@ from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
 from steersman.dataplane.deltas import DeltaTables
 from steersman.dataplane.handles import write_handle
-from steersman.dataplane.storage import LocalStorage, Storage
+from steersman.dataplane.removal import Counts, EraseRequest, ExpireRequest, Remover
+from steersman.dataplane.storage import LocalStorage, Storage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.tables import TooManyTablesError
+from steersman.dataplane.upkeep import Upkeep
 
 BATCH_ROWS_MAX = 100_000
 """Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded)."""
@@ -47,14 +50,25 @@ BATCH_ROWS_MAX = 100_000
 RETRY_S = 5.0
 """Pause after a failed commit."""
 
-DAMAGED = ".damaged"
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
 
+UPKEEP_PAUSE_S = 1.0
+"""Pause between two pieces of upkeep, and between two looks whether one is due: commits have the machine meanwhile."""
+
+REQUEST_BYTES_MAX = 64 * 1024
+"""Of a request on the socket: names, a date, an entity."""
+
+REQUEST_S = 5.0
+
+COMMIT_ERRORS = (DeltaError, OSError, TooManyTablesError, pl.exceptions.PolarsError)
+"""What a place of tables that is full, gone or changed by others makes of a commit: the log keeps what waits."""
+
 T = TypeVar("T")
+R = TypeVar("R", ExpireRequest, EraseRequest)
 
 _OFFSET = 0xFFFF_FFFF
 
@@ -202,9 +216,10 @@ class Committer:
             self.counts.rows += rows
             self.counts.last_commit_ms = self._tables.last_commit_ms
 
-    def forget(self, path: str) -> None:
-        """The table was changed by somebody else of this process: read its log again before the next commit."""
-        self._tables.forget(path)
+    def forget(self, workspace: str, model: str) -> None:
+        """Somebody else of this process changed the model's tables: read their logs again before the next commit."""
+        for path in tables.tables_of(self._storage, workspace, model):
+            self._tables.forget(path)
 
     def _by_table(
         self, folder: str, found: list[tuple[int, Context, Prediction]]
@@ -241,21 +256,25 @@ class Committer:
                     reader.path.name,
                     reader.damaged_frames,
                     reader.torn_bytes,
-                    reader.path.with_suffix(DAMAGED).name,
+                    reader.path.with_suffix(capture.DAMAGED).name,
                 )
-                reader.path.rename(reader.path.with_suffix(DAMAGED))
+                reader.path.rename(reader.path.with_suffix(capture.DAMAGED))
             else:
                 reader.path.unlink(missing_ok=True)
             self.counts.segments_deleted += 1
-        for path in sorted(self._wal.glob(f"*{DAMAGED}"))[:-DAMAGED_KEPT_MAX]:
+        for path in sorted(self._wal.glob(f"*{capture.DAMAGED}"))[:-DAMAGED_KEPT_MAX]:
             path.unlink()
 
 
 class Service:
-    """The process around a committer: when to commit, and the socket."""
+    """The process around a committer: when to commit and to keep up, and the socket."""
 
-    def __init__(self, committer: Committer, *, interval_s: float, bytes_max: int) -> None:
+    def __init__(
+        self, committer: Committer, upkeep: Upkeep, remover: Remover, *, interval_s: float, bytes_max: int
+    ) -> None:
         self._committer = committer
+        self._upkeep = upkeep
+        self._remover = remover
         self._interval_s = interval_s
         self._bytes_max = bytes_max
         self._one_at_a_time = asyncio.Lock()
@@ -281,35 +300,81 @@ class Service:
             if waiting >= self._bytes_max or (waiting and overdue):
                 try:
                     await self.commit()
-                except (DeltaError, OSError, TooManyTablesError) as error:
+                except COMMIT_ERRORS as error:
                     _log.error("commit failed, will be tried again: %s", error)
                     await asyncio.sleep(RETRY_S)
+
+    async def keep_up(self) -> None:
+        """Compact, checkpoint and vacuum beside the commits, one piece after the other."""
+        with contextlib.suppress(*COMMIT_ERRORS):  # tables that get commits are told by the committer
+            await asyncio.to_thread(self._upkeep.find)
+        while True:
+            await asyncio.sleep(UPKEEP_PAUSE_S)
+            try:
+                await asyncio.to_thread(self._upkeep.turn)
+                self._upkeep.counts.last_error = None
+            except COMMIT_ERRORS as error:
+                self._upkeep.counts.last_error = f"{type(error).__name__}: {error}"[:500]
+                _log.error("upkeep of a table failed, will be tried again: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def remove(self, request: ExpireRequest | EraseRequest) -> Counts:
+        """Commit what waits, so that it is removed too; then delete while nobody else writes."""
+
+        def work() -> Counts:
+            self._committer.commit_all()
+            with self._upkeep.alone:
+                try:
+                    if isinstance(request, ExpireRequest):
+                        return self._remover.expire(request)
+                    return self._remover.erase(request)
+                finally:
+                    self._committer.forget(request.workspace, request.model)
+
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(work)
 
     async def app(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
         try:
             if not sockets.key_matches(scope["headers"], key):
                 raise Refusal(401, "the socket's key is missing or wrong", "read it from the file beside the socket")
-            match (scope["method"], scope["path"]):
-                case ("POST", "/flush"):
-                    self._committer.counts.flushes += 1
-                    try:
-                        rows = await self.commit()
-                    except (DeltaError, OSError, TooManyTablesError) as error:
-                        raise Refusal(503, f"commit failed: {error}"[:1000], "see the committer's log") from None
-                    await asgi.reply(send, 200, b'{"rows": %d}' % rows)
-                case ("GET", "/counters"):
-                    waiting = self._committer.waiting_bytes()
-                    body = msgspec.json.encode({"waiting_bytes": waiting, "committer": self._committer.counts})
-                    await asgi.reply(send, 200, body)
-                case (method, path):
-                    raise Refusal(404, f"no {method} {path}", "POST /flush, GET /counters")
+            try:
+                await asgi.reply(send, 200, await self._answer(scope, receive))
+            except COMMIT_ERRORS as error:
+                raise Refusal(503, f"commit failed: {error}"[:1000], "see the committer's log") from None
         except Refusal as refusal:
             await asgi.refuse(send, refusal)
 
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        match (scope["method"], scope["path"]):
+            case ("POST", "/flush"):
+                self._committer.counts.flushes += 1
+                return b'{"rows": %d}' % await self.commit()
+            case ("POST", "/expire"):
+                return msgspec.json.encode(await self.remove(await _decoded(scope, receive, ExpireRequest)))
+            case ("POST", "/erase"):
+                return msgspec.json.encode(await self.remove(await _decoded(scope, receive, EraseRequest)))
+            case ("GET", "/counters"):
+                waiting = self._committer.waiting_bytes()
+                counts = {"committer": self._committer.counts, "upkeep": self._upkeep.counts}
+                return msgspec.json.encode({"waiting_bytes": waiting, **counts})
+            case (method, path):
+                raise Refusal(404, f"no {method} {path}", "POST /flush, /expire, /erase, GET /counters")
 
-async def serve(state: Path, *, interval_s: float, bytes_max: int) -> None:
+
+async def _decoded(scope: Scope, receive: Receive, kind: type[R]) -> R:
+    body = await asgi.read_body(scope, receive, bytes_max=REQUEST_BYTES_MAX, timeout_s=REQUEST_S)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise Refusal(400, f"the request cannot be read: {error}", "see steersman.dataplane.removal") from None
+
+
+async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: int) -> None:
     """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
-    service = Service(Committer(state), interval_s=interval_s, bytes_max=bytes_max)
+    upkeep = Upkeep(storage)
+    committer = Committer(state, storage, committed=upkeep.committed)
+    service = Service(committer, upkeep, Remover(state, storage), interval_s=interval_s, bytes_max=bytes_max)
     listener, key = sockets.listen_unix(state / "run" / "committer.sock")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -324,13 +389,26 @@ async def serve(state: Path, *, interval_s: float, bytes_max: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     write_handle(state / "run" / "committer.json")
-    timer = asyncio.create_task(service.commit_when_due())
+    tasks = [asyncio.create_task(service.commit_when_due()), asyncio.create_task(service.keep_up())]
     await server.serve(sockets=[listener])
-    timer.cancel()
+    for task in tasks:
+        task.cancel()
     try:
         await service.commit()
-    except (DeltaError, OSError, TooManyTablesError) as error:
+    except COMMIT_ERRORS as error:
         _log.error("the last commit failed; the log keeps what waits: %s", error)
+
+
+def _storage(state: Path) -> Storage:
+    """The place of the tables, tried; ends the process where it refuses for good, goes on where it does not answer yet."""
+    try:
+        storage = open_storage(state)
+        storage.check()
+    except (StorageRefusedError, ValueError) as error:
+        sys.exit(f"committer: the tables cannot be written: {error}")
+    except StorageError as error:
+        _log.error("%s; what is captured waits in the log", error)
+    return storage
 
 
 def main() -> None:
@@ -347,7 +425,8 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit("committer: another committer works on this state directory; stop it first")
-    uvloop.run(serve(arguments.state, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
+    storage = _storage(arguments.state)
+    uvloop.run(serve(arguments.state, storage, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ A column more in a new version evolves the table; a column that changes its type
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from steersman.dataplane.configuration import Column, ColumnType
@@ -109,6 +111,18 @@ def tables_of(storage: Storage, workspace: str, model: str) -> list[str]:
         folder = predictions_folder(workspace, environment, model)
         found += [f"{folder}/{table.name}" for table in read_catalogue(storage, folder).tables]
     return [*found, labels_table(workspace, model)]
+
+
+def every_table(storage: Storage) -> Iterator[str]:
+    """All tables of an installation."""
+    for workspace in storage.folders(""):
+        for name in storage.folders(workspace):  # an environment with its models, or a model with its labels
+            for below in storage.folders(f"{workspace}/{name}"):
+                folder = predictions_folder(workspace, name, below)
+                known = read_catalogue(storage, folder).tables
+                yield from (f"{folder}/{table.name}" for table in known)
+                if not known and folder == labels_table(workspace, name):
+                    yield folder
 
 
 def inputs_of(signature: tuple[Column, ...]) -> dict[str, str]:
