@@ -33,6 +33,9 @@ from steersman.dataplane.privacy import logged_signature
 
 MAGIC = b"steersman-wal 1\n"
 SUFFIX = ".seg"
+DAMAGED = ".damaged"
+"""What the name of a segment ends with that was set aside because something in it could not be read."""
+
 _HEADER = struct.Struct("<II")
 
 FRAME_BYTES_MAX = 128 * 1024 * 1024

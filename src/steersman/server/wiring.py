@@ -85,7 +85,7 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         registries=_registries(installation, mlflow),
         target=LocalTarget(state),
         trainer=CommandTrainer(state, readable=()),
-        datasets=ParquetDatasets(state),
+        datasets=ParquetDatasets(log),
         scorer=WorkerScorer(),
         router=RouterSockets(state, installation.routers),
         log=log,
