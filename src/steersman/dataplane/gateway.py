@@ -97,7 +97,9 @@ class StaleGenerationError(Exception):
 class Gateway:
     """The state of one router process: configuration, compiled routes, log, counters."""
 
-    def __init__(self, state: Path, *, log: SegmentWriter, traces: tracing.Tracing | None = None) -> None:
+    def __init__(
+        self, state: Path, *, log: SegmentWriter, number: int = 0, traces: tracing.Tracing | None = None
+    ) -> None:
         self.counts = RouterCounts()
         self.log = log
         self.tracing = traces or tracing.Tracing()
@@ -105,6 +107,7 @@ class Gateway:
         self.upstreams = Upstreams()
         self.configuration = RouterConfiguration(generation=0)
         self._state = state
+        self._name = f"router-{number}"
         self._path = state / "router" / "config.json"
         self._endpoints: dict[str, Endpoint] = {}
         self._variant_counts: dict[tuple[str, str, str, str, str], VariantCounts] = {}
@@ -323,7 +326,7 @@ class Gateway:
         elif path == "/metrics":
             self._only_get(scope)
             self._authorize(headers, None, "metrics")
-            own = metrics.Own("router", self.counters())
+            own = metrics.Own(self._name, self.counters())
             kind, page = await metrics.exposition(
                 self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
             )

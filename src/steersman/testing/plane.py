@@ -20,6 +20,7 @@ import itertools
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from steersman.dataplane import sockets
+from steersman.dataplane import asgi, sockets
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.dataplane.configuration import (
     Column,
@@ -122,6 +123,7 @@ class Plane:
         self.state = state
         self.place = (workspace, environment, model)
         self.port = 0
+        self._listener: socket.socket | None = None
         self.log = DeltaInferenceLog(state)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._store = ArtifactStore(state / "artifacts")
@@ -138,11 +140,18 @@ class Plane:
     ) -> None:
         for name in list(self.processes):
             self.stop(name, signal.SIGKILL)
+        if self._listener is not None:
+            self._listener.close()
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
-    def start(self, name: str, *arguments: str, limits: Mapping[int, int] | None = None) -> subprocess.Popen[bytes]:
-        """Start `python -m steersman.dataplane.<first word of name>` with resource limits (soft, by RLIMIT number)."""
+    def start(
+        self, name: str, *arguments: str, limits: Mapping[int, int] | None = None, inherited: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m steersman.dataplane.<first word of name>` with resource limits (soft, by RLIMIT number).
+
+        `inherited` are the open files it may use.
+        """
         module = name.partition("-")[0]
 
         def limit() -> None:
@@ -158,15 +167,24 @@ class Plane:
                 stderr=log,
                 env=allowed_environment(os.environ, threads=1),
                 start_new_session=True,
+                pass_fds=tuple(inherited),
                 preexec_fn=limit if limits else None,
             )
         self.processes[name] = process
         return process
 
     def router(self, *, limits: Mapping[int, int] | None = None) -> None:
-        """Start (or start again, on the same port) the router and wait until it listens."""
+        """Start (or start again) the router and wait until it listens.
+
+        The listening socket is the plane's own, as the supervisor's is: between two routers callers wait in its backlog.
+        """
         handle = self.state / "run" / "router-0.json"
-        process = self.start("router", "--state", str(self.state), "--port", str(self.port), limits=limits)
+        if self._listener is None:
+            self._listener = asgi.listen_tcp("127.0.0.1", 0)
+        number = self._listener.fileno()
+        process = self.start(
+            "router", "--state", str(self.state), "--fd", str(number), limits=limits, inherited=(number,)
+        )
         self._await("router", lambda: (card := read_handle(handle)) is not None and card.pid == process.pid)
         card = read_handle(handle)
         assert card is not None
@@ -272,21 +290,35 @@ class Plane:
         **settings: Any,
     ) -> None:
         """Send the router a configuration with one route, one generation newer than the last."""
-        workspace, environment, model = self.place
+        self.apply(self.compose(*variants, mirrors=mirrors, signature=signature, **settings), replay=replay)
+
+    def compose(
+        self,
+        *variants: VariantRoute,
+        model: str | None = None,
+        mirrors: Sequence[MirrorRoute] = (),
+        signature: Sequence[Column] = (),
+        **settings: Any,
+    ) -> Route:
+        """A route for the plane's model, or another in the same place."""
+        workspace, environment, own = self.place
         settings.setdefault("salt", "salt")
-        route = Route(
+        return Route(
             workspace=workspace,
             environment=environment,
-            model=model,
+            model=model or own,
             variants=variants,
             mirrors=tuple(mirrors),
             signature=tuple(signature),
             **settings,
         )
+
+    def apply(self, *routes: Route, replay: bool = False) -> None:
+        """Send the router a configuration of these routes, one generation newer than the last."""
         self._generation += 1
         token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest(), permissions=EVERYTHING)
         status, body = self.configure(
-            RouterConfiguration(generation=self._generation, replay=replay, routes=(route,), tokens=(token,))
+            RouterConfiguration(generation=self._generation, replay=replay, routes=routes, tokens=(token,))
         )
         assert status == 200, body
 
