@@ -89,7 +89,7 @@ class Inference:
         return Request(
             compiled=compiled,
             asked=asked,
-            id=asked.envelope.id or protocol.uuid7s(1)[0],
+            id=asked.envelope.id or asked.event_ids[0],
             deadline_at=asyncio.get_running_loop().time() + wait_s,
             recorded=recorded,
         )

@@ -30,11 +30,11 @@ class EnvelopeError(ValueError):
     """The body is JSON but no request of this protocol; the message names the field."""
 
 
-class TensorParameters(msgspec.Struct, frozen=True, omit_defaults=True):
+class TensorParameters(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     binary_data_size: int | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One input or output tensor with its data left undecoded; empty where it lies behind the JSON."""
 
     name: str
@@ -44,7 +44,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: TensorParameters | None = None
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """One input or output tensor, decoded; flat data in row-major order."""
 
     name: str
@@ -69,7 +69,7 @@ class RequestedOutput(msgspec.Struct, frozen=True):
     parameters: OutputParameters | None = None
 
 
-class InferEnvelope(msgspec.Struct, frozen=True):
+class InferEnvelope(msgspec.Struct, frozen=True, gc=False):
     inputs: list[Envelope]
     id: str | None = None
     parameters: RequestParameters | None = None
@@ -81,7 +81,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
-class InferAnswer(msgspec.Struct, frozen=True):
+class InferAnswer(msgspec.Struct, frozen=True, gc=False):
     """A worker's answer; `outputs` stays raw."""
 
     outputs: msgspec.Raw
