@@ -239,14 +239,19 @@ class Validator:
             taken_data[name] = found.data
         return taken_data, rows
 
-    def not_finite(self, matrix: Array) -> str | None:
-        """Where the first NaN or infinity lies, in words, if there is one."""
-        wrong = ~np.isfinite(matrix)
+    def not_finite(self, batch: Batch) -> str | None:
+        """Where the first missing or infinite number lies, in words, if there is one."""
+        if batch.matrix is None:
+            for name, values in batch.columns.items():
+                if None in values:
+                    return f"column {name!r}: row {values.index(None)} is missing (null)"
+            return None
+        wrong = ~np.isfinite(batch.matrix)
         if not wrong.any():
             return None
         row, index = (int(one) for one in np.argwhere(wrong)[0])
-        value = matrix[row, index]
-        return f"{self._place(row, index)} is {'missing (NaN)' if np.isnan(value) else 'infinite'}"
+        value = batch.matrix[row, index]
+        return f"{self._place(row, index)} is {'missing (null or NaN)' if np.isnan(value) else 'infinite'}"
 
     def _listed(self) -> str:
         names = [name for name, *_ in self._columns]

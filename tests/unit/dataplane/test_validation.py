@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steersman.dataplane.batches import Batch
 from steersman.dataplane.configuration import Column
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.tensors import Raw
@@ -175,6 +176,7 @@ def test_a_matrix_is_refused_where_a_column_is_text() -> None:
 
 
 def test_the_first_value_that_is_not_finite_is_named() -> None:
-    assert NUMBERS.not_finite(np.array([[1.0, 2.0, 3.0]])) is None
-    assert NUMBERS.not_finite(np.array(ROWS)) == "column 'x': row 1 is missing (NaN)"
-    assert NUMBERS.not_finite(np.array([[1.0, math.inf, 3.0]])) == "column 'n': row 0 is infinite"
+    assert NUMBERS.not_finite(Batch(1, np.array([[1.0, 2.0, 3.0]]))) is None
+    assert NUMBERS.not_finite(Batch(2, np.array(ROWS))) == "column 'x': row 1 is missing (null or NaN)"
+    assert NUMBERS.not_finite(Batch(1, np.array([[1.0, math.inf, 3.0]]))) == "column 'n': row 0 is infinite"
+    assert VALIDATOR.not_finite(VALIDATOR.batch(batch())) == "column 'hour': row 1 is missing (null)"
