@@ -82,7 +82,7 @@ class Batcher:
         if self.running_since is not None or not self._waiting:
             return
         due_at = self._waiting[0].since + self._wait_s
-        if len(self._waiting) < self._expected and self._rows < self._rows_max and loop.time() < due_at:
+        if len(self._waiting) < int(self._expected) and self._rows < self._rows_max and loop.time() < due_at:
             if self._timer is None:
                 self._timer = loop.call_at(due_at, self._due, loop)
             return
@@ -100,16 +100,19 @@ class Batcher:
         self._consider(loop)
 
     def _members(self, now: float) -> list[_Waiting]:
-        """The next requests of one kind, in order, up to `rows_max` rows; those whose caller is gone fall out."""
+        """The oldest request and others of its kind, in order, up to `rows_max` rows; whose caller is gone falls out."""
         members: list[_Waiting] = []
         left: collections.deque[_Waiting] = collections.deque()
-        rows = 0
+        rows, full = 0, False
         for one in self._waiting:
             if one.future.done():
                 continue
             if one.call.deadline_at is not None and one.call.deadline_at <= now:
                 one.future.set_exception(TimeOverError(f"waited {(now - one.since) * 1000:.0f} ms"))
-            elif members and (left or one.key != members[0].key or rows + one.batch.rows > self._rows_max):
+            elif members and (full or one.key != members[0].key):
+                left.append(one)
+            elif members and rows + one.batch.rows > self._rows_max:
+                full = True
                 left.append(one)
             else:
                 members.append(one)
@@ -151,6 +154,7 @@ class Batcher:
         done: asyncio.Future[list[Outputs | Exception]],
     ) -> None:
         seen = len(members) + len(self._waiting)
+        # At once up, by halves down: callers who left are forgotten within a few predictions.
         self._expected = max(seen, (self._expected + seen) / 2)
         self.running_since = None
         predict_ms = (loop.time() - started) * 1000

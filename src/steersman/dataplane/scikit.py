@@ -10,6 +10,7 @@ included, is the estimator's own method.
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -76,6 +77,9 @@ class Linear:
     """A fitted linear model with the steps before it, as arrays."""
 
     def __init__(self, steps: Sequence[Step], final: Any) -> None:
+        from scipy.special import expit  # the estimators' own; it came with them
+
+        self._sigmoid = expit
         self._steps = steps
         self._weights = np.ascontiguousarray(final.coef_.T)
         self._intercept = np.asarray(final.intercept_)
@@ -121,7 +125,7 @@ class Linear:
             with np.errstate(all="ignore"):
                 for step in self._steps:
                     step(matrix)
-        if not np.isfinite(matrix).all():
+        if not math.isfinite(matrix.sum()):  # one NaN or infinity shows in the sum, for a fraction of the cost
             return None
         scores: Array = matrix @ self._weights + self._intercept
         return scores[:, 0] if scores.ndim == 2 and scores.shape[1] == 1 and self._classes is not None else scores
@@ -130,22 +134,16 @@ class Linear:
         """The probability of class 1, the probabilities of several classes, or the value."""
         if self._classes is None:
             return scores
-        with np.errstate(over="ignore"):
-            if scores.ndim == 1:
-                return _sigmoid(scores)
-            shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-            return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+        if scores.ndim == 1:
+            return np.asarray(self._sigmoid(scores))
+        shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
     def labels(self, scores: Array) -> Array:
         if self._classes is None:
             return scores
         chosen = (scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
         return np.asarray(self._classes.take(chosen))
-
-
-def _sigmoid(scores: Array) -> Array:
-    """1 / (1 + exp(-s)), which overflows to the right 0 for a very negative score."""
-    return np.asarray(1.0 / (1.0 + np.exp(-scores)))
 
 
 _PROBES = 64

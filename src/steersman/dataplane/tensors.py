@@ -91,7 +91,9 @@ def read_request(body: bytes, json_bytes: int | None = None) -> Request:
     try:
         if json_bytes is None:
             request = _json_requests.decode(body)
-            return Request([_flattened(one) for one in request.inputs], request.id)
+            if any(len(one.shape) > 1 for one in request.inputs):
+                return Request([_flattened(one) for one in request.inputs], request.id)
+            return Request(request.inputs, request.id)
         if not 0 < json_bytes <= len(body):
             raise EnvelopeError(f"Inference-Header-Content-Length is {json_bytes}, the body has {len(body)} bytes")
         envelope = _envelopes.decode(memoryview(body)[:json_bytes])
