@@ -104,7 +104,7 @@ def test_an_overflow_on_the_way_goes_to_the_estimator() -> None:
 def models_with_ways_of_their_own() -> list[Any]:
     one_against_rest = importlib.import_module("sklearn.multiclass").OneVsRestClassifier
 
-    class Unusual(linear.LogisticRegression):  # type: ignore[misc, name-defined]
+    class Unusual(linear.LogisticRegression):  # type: ignore[misc]
         def predict_proba(self, features: Any) -> Any:
             return super().predict_proba(features) ** 2
 
