@@ -42,7 +42,7 @@ class TensorParameters(msgspec.Struct, frozen=True):
     binary_data_size: int | None = None
 
 
-class Given(msgspec.Struct, frozen=True):
+class Given(msgspec.Struct, frozen=True, gc=False):
     """One input as its JSON describes it: with `data` (flat or nested), or with the size of what lies behind."""
 
     name: str
@@ -73,7 +73,13 @@ class _Envelope(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
+class _JsonRequest(msgspec.Struct, frozen=True):
+    inputs: list[Tensor]
+    id: str | None = None
+
+
 _envelopes = msgspec.json.Decoder(_Envelope)
+_json_requests = msgspec.json.Decoder(_JsonRequest)
 _encoder = msgspec.json.Encoder()
 
 
@@ -82,32 +88,18 @@ def read_request(body: bytes, json_bytes: int | None = None) -> Request:
 
     Raises EnvelopeError, which names the input. That values fit their column is the validator's to say.
     """
-    described = body if json_bytes is None else memoryview(body)[:json_bytes]
-    if json_bytes is not None and not 0 < json_bytes <= len(body):
-        raise EnvelopeError(f"Inference-Header-Content-Length is {json_bytes}, the body has {len(body)} bytes")
     try:
-        envelope = _envelopes.decode(described)
+        if json_bytes is None:
+            request = _json_requests.decode(body)
+            if any(len(one.shape) > 1 for one in request.inputs):
+                return Request([_flattened(one) for one in request.inputs], request.id)
+            return Request(request.inputs, request.id)
+        if not 0 < json_bytes <= len(body):
+            raise EnvelopeError(f"Inference-Header-Content-Length is {json_bytes}, the body has {len(body)} bytes")
+        envelope = _envelopes.decode(memoryview(body)[:json_bytes])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EnvelopeError(str(error)) from None
-    behind = memoryview(body)[len(described) :]
-    taken = 0
-    inputs: list[Tensor | Raw] = []
-    for one in envelope.inputs:
-        if one.data is not None:
-            if one.parameters is not None and one.parameters.binary_data_size is not None:
-                raise EnvelopeError(f"inputs: {one.name}: has both data and binary_data_size")
-            inputs.append(Tensor(one.name, one.datatype, one.shape, _flat(one.data, one.shape)))
-            continue
-        size = one.parameters.binary_data_size if one.parameters is not None else None
-        if size is None:
-            raise EnvelopeError(f"inputs: {one.name}: has neither data nor binary_data_size")
-        if not 0 <= size <= len(behind) - taken:
-            raise EnvelopeError(f"inputs: {one.name}: {size} bytes announced, {len(behind) - taken} are left")
-        inputs.append(_raw(one, behind[taken : taken + size]))
-        taken += size
-    if taken != len(behind):
-        raise EnvelopeError(f"inputs: {len(behind) - taken} bytes follow the last tensor")
-    return Request(inputs, envelope.id)
+    return Request(_beside_their_bytes(envelope.inputs, memoryview(body)[json_bytes:]), envelope.id)
 
 
 def decode_request(body: bytes, json_bytes: int | None = None) -> list[Tensor]:
@@ -136,15 +128,36 @@ def encode_binary(outputs: Sequence[Tensor]) -> tuple[bytes, bytes]:
     return _encoder.encode(described), b"".join(contents)
 
 
-def _flat(data: list[Any], shape: list[int]) -> list[Any]:
-    """Row-major values; the protocol lets a sender nest them as the shape does."""
-    for _ in shape[1:]:
-        if not data or type(data[0]) is not list:
-            break
-        if not all(type(row) is list for row in data):
-            break
-        data = [value for row in data for value in row]
-    return data
+def _beside_their_bytes(given: Sequence[Given], behind: memoryview) -> list[Tensor | Raw]:
+    taken = 0
+    inputs: list[Tensor | Raw] = []
+    for one in given:
+        if one.data is not None:
+            if one.parameters is not None and one.parameters.binary_data_size is not None:
+                raise EnvelopeError(f"inputs: {one.name}: has both data and binary_data_size")
+            inputs.append(_flattened(Tensor(one.name, one.datatype, one.shape, one.data)))
+            continue
+        size = one.parameters.binary_data_size if one.parameters is not None else None
+        if size is None:
+            raise EnvelopeError(f"inputs: {one.name}: has neither data nor binary_data_size")
+        if not 0 <= size <= len(behind) - taken:
+            raise EnvelopeError(f"inputs: {one.name}: {size} bytes announced, {len(behind) - taken} are left")
+        inputs.append(_raw(one, behind[taken : taken + size]))
+        taken += size
+    if taken != len(behind):
+        raise EnvelopeError(f"inputs: {len(behind) - taken} bytes follow the last tensor")
+    return inputs
+
+
+def _flattened(tensor: Tensor) -> Tensor:
+    """With row-major values; the protocol lets a sender nest them as the shape does."""
+    if len(tensor.shape) < 2 or not tensor.data or type(tensor.data[0]) is not list:
+        return tensor
+    data = tensor.data
+    for _ in tensor.shape[1:]:
+        if all(type(row) is list for row in data):
+            data = [value for row in data for value in row]
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, data)
 
 
 def _raw(one: Given, content: memoryview) -> Tensor | Raw:
