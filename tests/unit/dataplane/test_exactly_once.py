@@ -44,7 +44,7 @@ def test_a_segment_cut_off_at_any_byte_gives_each_whole_record_once(tmp_path: Pa
     """`closed`: another segment follows, as after the restart of a router that died; else it is still written to."""
     source = Written(tmp_path / "source")
     ends = []
-    for number in range(3):
+    for number in range(2):
         source.predict([f"e{number}"], source.day(0), [0.5])
         ends.append(source.writer.position & 0xFFFF_FFFF)
     source.writer.close()
@@ -64,7 +64,7 @@ def test_a_segment_cut_off_at_any_byte_gives_each_whole_record_once(tmp_path: Pa
     patch = pytest.MonkeyPatch()
     patch.setattr(
         DeltaTables, "append_once", stub
-    )  # 2,000 tables would take minutes; what it stands for is tested below
+    )  # 1,000 tables would take minutes; what it stands for is tested below
     try:
         for size in range(len(content) + 1):
             state = tmp_path / f"cut-{size}"
@@ -90,7 +90,7 @@ def test_a_segment_cut_off_at_any_byte_gives_each_whole_record_once(tmp_path: Pa
                 path.write_bytes(content)
                 committer.commit_all()
                 Committer(state).commit_all()
-                assert rows == ["e0", "e1", "e2"], size
+                assert rows == ["e0", "e1"], size
             committed[size] = rows
     finally:
         patch.undo()

@@ -113,7 +113,8 @@ def test_an_entity_is_in_no_file_any_more_and_everybody_else_is_where_he_was(
 ) -> None:
     monkeypatch.setattr(upkeep, "SMALL_FILES_MAX", 2)
     for number in range(3):
-        log.predict([f"mine{number}", f"other{number}"], log.day(number % 2), [0.5, 0.25], who=[ENTITY, "N1"])
+        ids = [f"mine{number}", f"other{number}"]
+        log.predict(ids, log.day(number % 2), [0.5, 0.25], who=[ENTITY, "N1"], request_id="q")
         log.label(f"mine{number}", 1.0, log.day(2))
         log.label(f"other{number}", 0.0, log.day(2))
         log.label_entity(ENTITY, log.day(0), 1.0, log.day(2))
