@@ -9,8 +9,8 @@ A segment begins with a magic line and holds frames: length (u32), CRC-32 of the
 A torn tail is recognised by length or checksum, so what was written before it is always recovered. A segment tells its
 own story: what a prediction belongs to (model, signature) is a *context* record that precedes its first use in each
 segment. Its name is `<stream>-<number>.seg`; numbers only grow, across restarts, a clock that steps back and segments that
-somebody removed: they start at the clock's seconds, and the last one given stands in `<stream>.lock`. `number << 32 | offset` is a position in the stream that never repeats, and
-what the committer stores in the tables to commit each record once.
+somebody removed: they start at the clock's seconds, and the last one given stands in `<stream>.lock`. A position in the
+stream is `number << 32 | offset`: it never repeats, and the committer stores it in the tables to commit each record once.
 """
 
 from __future__ import annotations
