@@ -44,6 +44,7 @@ from steersman.dataplane.configuration import (
 )
 from steersman.dataplane.handles import read_handle
 from steersman.dataplane.sandbox import allowed_environment
+from steersman.dataplane.storage import open_storage
 from steersman.plugins.tables.delta import DeltaInferenceLog
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - a test's own, no secret
@@ -118,13 +119,21 @@ class Plane:
     """Everything below one state directory. Nothing is started that `__exit__` does not end."""
 
     def __init__(
-        self, state: Path, *, workspace: str = "ops", environment: str = "production", model: str = "m"
+        self,
+        state: Path,
+        *,
+        workspace: str = "ops",
+        environment: str = "production",
+        model: str = "m",
+        tables: Mapping[str, str] | None = None,
     ) -> None:
+        """`tables` are the variables that say where the tables live, where that is not the state directory."""
         self.state = state
+        self._tables = dict(tables or {})
         self.place = (workspace, environment, model)
         self.port = 0
         self._listener: socket.socket | None = None
-        self.log = DeltaInferenceLog(state)
+        self.log = DeltaInferenceLog(state, open_storage(state, self._tables))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._store = ArtifactStore(state / "artifacts")
         self._numbers = itertools.count(1)
@@ -159,13 +168,14 @@ class Plane:
                 resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 
         log = (self.state / f"{name}.log").open("ab")
+        places = self._tables if module == "committer" else {}
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", f"steersman.dataplane.{module}", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=allowed_environment(os.environ, threads=1),
+                env=allowed_environment(os.environ, threads=1) | places,
                 start_new_session=True,
                 pass_fds=tuple(inherited),
                 preexec_fn=limit if limits else None,
