@@ -46,6 +46,10 @@ class Found:
     routed_ms_p99: list[float] = field(default_factory=list)
     rate: float = 0.0
 
+    @property
+    def added_ms(self) -> float:
+        return statistics.median(self.routed_ms_p99) - statistics.median(self.direct_ms_p99)
+
 
 def request_body(columns: int) -> bytes:
     inputs = [tensor(f"x{number:02d}", [round(0.1234567 * (number + 1), 7)]) for number in range(columns)]
@@ -131,7 +135,6 @@ def measure(rounds: int, seconds: float) -> dict[str, Found]:
 def judge(found: dict[str, Found]) -> list[Target]:
     first = next(iter(found.values()))
     worst = max(statistics.median(values) for values in first.cpu_us.values())
-    added = statistics.median(first.routed_ms_p99) - statistics.median(first.direct_ms_p99)
     return [
         Target(
             promise=f"at most {CPU_US_MAX:g} µs CPU a request at 1, 16 and 64 connections, both bodies logged",
@@ -140,30 +143,29 @@ def judge(found: dict[str, Found]) -> list[Target]:
         ),
         Target(
             promise=f"at most {ADDED_MS_P99_MAX:g} ms added at p99, half of saturation, 64 connections",
-            measured=f"{added:.2f} ms",
-            met=added <= ADDED_MS_P99_MAX,
+            measured=f"{first.added_ms:.2f} ms",
+            met=first.added_ms <= ADDED_MS_P99_MAX,
         ),
     ]
 
 
 def page(found: dict[str, Found], rounds: int, seconds: float, machine: str) -> str:
-    rows, half = [], []
-    for name, one in found.items():
-        for count in CONNECTIONS:
-            rows.append(
-                (name, str(count), report.spread(one.cpu_us[count], 0), report.spread(one.p50_ms[count]),
-                 report.spread(one.throughput[count], 0))
-            )  # fmt: skip
-        added = statistics.median(one.routed_ms_p99) - statistics.median(one.direct_ms_p99)
-        half.append(
-            (
-                name,
-                f"{one.rate:.0f}",
-                report.spread(one.direct_ms_p99),
-                report.spread(one.routed_ms_p99),
-                f"{added:.2f}",
-            )
+    rows = [
+        (name, str(count), report.spread(one.cpu_us[count], 0), report.spread(one.p50_ms[count]),
+         report.spread(one.throughput[count], 0))
+        for name, one in found.items()
+        for count in CONNECTIONS
+    ]  # fmt: skip
+    half = [
+        (
+            name,
+            f"{one.rate:.0f}",
+            report.spread(one.direct_ms_p99),
+            report.spread(one.routed_ms_p99),
+            f"{one.added_ms:.2f}",
         )
+        for name, one in found.items()
+    ]
     return f"""
 # The router alone
 
@@ -182,10 +184,10 @@ Half of the requests a second that 64 connections reached, Poisson arrivals, 64 
 
 ## How
 
-`make bench ARGS=router` (--rounds {rounds}, --seconds {seconds:g} each measurement). A stub answers a constant body in place of the worker and is
-not counted. The router checks the token, reads the envelope, picks the version, forwards, and appends request and answer
-to its write-ahead log before it replies. The load generator polls on a core of its own; router and stub share the others
-(on two cores: one), so requests a second are of both, the CPU figure is the router's. A warm-up is not counted.
+`make bench ARGS="router --rounds {rounds} --seconds {seconds:g}"`. A stub answers a constant body in place of the
+worker and is not counted. The router checks the token, reads the envelope, picks the version, forwards, and appends request
+and answer to its write-ahead log before it replies. The load generator polls on a core of its own; router and stub share
+the others (on two cores: one), so requests a second are of both, the CPU figure is the router's. A warm-up is not counted.
 """
 
 

@@ -56,6 +56,7 @@ class Found:
     parts_us: dict[str, list[float]] = field(default_factory=dict)
     memory_mb: list[float] = field(default_factory=list)
     start_s: list[float] = field(default_factory=list)
+    start_cpu_s: list[float] = field(default_factory=list)
     refused: str = ""
 
     def cpu(self, connections: int) -> float:
@@ -120,6 +121,7 @@ class Bench:
                 return
             if first and began is not None:
                 found.start_s.append(time.monotonic() - began)
+                found.start_cpu_s.append(accounts.cpu_s(accounts.tree()))
 
     def _measure(self, contender: Contender, form: Form, found: Found) -> None:
         sent = [form.request(row, expected) for row, expected in self._rows]
@@ -200,10 +202,12 @@ def page(found: dict[str, dict[str, Found]], arguments: argparse.Namespace, mach
             rates = [report.spread(one.throughput[count], 0) for count in CONNECTIONS]
             latency.append((one.name, one.form, *numbers, *rates))
             if one.start_s:
-                started.append((one.name, report.spread(one.start_s, 1), report.spread(one.memory_mb, 0)))
+                took = (report.spread(one.start_s, 1), report.spread(one.start_cpu_s, 1))
+                started.append((one.name, *took, report.spread(one.memory_mb, 0)))
             parts += [f"{name} {report.spread(used, 0)} µs" for name, used in one.parts_us.items()]
             if one.parts_us:
                 parts.append(f"({one.form})")
+    command = f'make bench ARGS="serving --rounds {arguments.rounds} --requests {arguments.requests}"'
     unmeasured = (
         "\n".join(["", "Not measured, because the server does not answer it:", "", *refused]) if refused else ""
     )
@@ -230,25 +234,29 @@ Of ours at 8 connections: {", ".join(parts).replace(", (", " (")}.
 
 ## Start to the first right answer, and memory
 
-{report.table(("server", "seconds", "MB resident, summed"), started)}
+{report.table(("server", "seconds", "CPU seconds", "MB resident, summed"), started)}
 {unmeasured}
 
 ## How
 
-`make bench ARGS=serving` (--rounds {arguments.rounds}, at least {arguments.requests} requests a measurement; median, min–max). The model is a logistic
-regression on {len(COLUMNS)} numeric columns (seed {SEED}); all answer `predict_proba` of one row. Servers take turns, each started anew in
-every round with one worker, thread limits of 1 and access logs off, and are the only server running while measured.
-Processor time is user and system time of every process the server started, children included, before and after a fixed
-number of requests on {ROWS} different rows; ours includes the committer, which has written all of them into Delta tables
-before the clock is read. Every answer is compared with the model's own prediction (12 digits). The load generator polls on
-the last core; servers have the others (on two cores: one). Warm-up of {WARM_UP_S:g} s not counted.
+`{command}`: median, min–max; a measurement has at least
+{arguments.requests} requests and about two seconds. The model is a logistic regression on {len(COLUMNS)} numeric columns
+(seed {SEED}); all answer `predict_proba` of one row. Servers take turns, each started anew in every round with one worker, thread
+limits of 1 and access logs off, and are the only server running while measured. Processor time is user and system time
+of every process the server started, children included, before and after a fixed number of requests on {ROWS} different
+rows; ours includes the committer, which has written all of them into Delta tables before the clock is read. Every answer
+is compared with the model's own prediction (12 digits). The load generator polls on the last core; servers have the
+others (on two cores: one). A warm-up of {WARM_UP_S:g} s is not counted.
 
 - Steersman: router (token, envelope, routing), worker (signature check), write-ahead log of both bodies, committer. The
-  control server takes no part in a request and is not started. Ready means all three run and the first answer is right.
-- floor: `bench/peers/floor_service.py`, a raw ASGI app on uvicorn with uvloop and httptools: `json.loads`, `predict_proba`, `json.dumps`.
-- mlflow models serve: `--env-manager local --workers 1`, the model saved with its signature and `pyfunc_predict_fn="predict_proba"`.
-- BentoML, LitServe, Ray Serve: the smallest service each documentation shows, `bench/peers/*_service.py`, one worker or replica.
-  Each runs on what its own packages install.
+  control server takes no part in a request and is not started. Ready means that the first answer through the router is
+  right; worker, router and committer start together.
+- floor: `bench/peers/floor_service.py`, a raw ASGI app on uvicorn with uvloop and httptools: `json.loads`,
+  `predict_proba`, `json.dumps`; no router, no check, no log.
+- mlflow models serve: `--env-manager local --workers 1`, the model saved with its signature and
+  `pyfunc_predict_fn="predict_proba"`.
+- BentoML, LitServe, Ray Serve: the smallest service their documentation shows, `bench/peers/*_service.py`, one worker or
+  replica. Each runs on what its own packages install.
 """
 
 

@@ -40,7 +40,8 @@ def split_cores() -> tuple[set[int], int | None]:
 
 def tree() -> list[psutil.Process]:
     """Every living descendant of this process."""
-    return psutil.Process().children(recursive=True)
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return found
 
 
 def cpu_s(processes: Iterable[psutil.Process]) -> float:

@@ -18,6 +18,7 @@ import os
 import random
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def post(path: str, body: bytes, *, headers: dict[str, str] | None = None, expec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to send. Ends after `requests` answers or `seconds`, whichever comes first; `rate` (a second) makes it open."""
+    """What to send. Ends after `requests` answers, `seconds`, or SIGTERM, whichever comes first; `rate` (a second) makes
+    it open."""
 
     port: int
     sent: Sequence[Request]
@@ -116,7 +118,12 @@ class Generator:
         self._latencies = array("d")
         self._failures: Counter[str] = Counter()
         self._begun = 0
+        self._end = math.inf
         self._chance = random.Random(plan.seed)
+
+    def end(self) -> None:
+        """Begin nothing more; what is under way is still awaited."""
+        self._end = 0.0
 
     def run(self) -> Outcome:
         plan = self._plan
@@ -124,36 +131,37 @@ class Generator:
             self._open()
         cpu = time.process_time()
         began = time.monotonic()
-        end = began + plan.seconds
+        self._end = began + plan.seconds
         if plan.rate:
-            self._run_open(began, end)
+            self._run_open(began)
         else:
-            self._run_closed(end)
+            self._run_closed()
         wall_s = time.monotonic() - began
-        while self._busy and time.monotonic() < end + ANSWER_S_MAX:
+        patience = time.monotonic() + ANSWER_S_MAX
+        while self._busy and time.monotonic() < patience:
             self._receive()
         for connection in self._busy.values():
             self._fail(connection.arrived, "no answer")
         return self._outcome(wall_s, time.process_time() - cpu)
 
-    def _run_closed(self, end: float) -> None:
+    def _run_closed(self) -> None:
         plan = self._plan
-        while time.monotonic() < end and len(self._latencies) < plan.requests:
+        while time.monotonic() < self._end and len(self._latencies) < plan.requests:
             while self._idle and self._begun < plan.requests:
                 self._send(self._idle.pop(), time.monotonic())
             self._receive()
 
-    def _run_open(self, began: float, end: float) -> None:
+    def _run_open(self, began: float) -> None:
         plan = self._plan
         arrival = began
         while True:
             now = time.monotonic()
-            while arrival <= now and arrival < end and self._begun + len(self._waiting) < plan.requests:
+            while arrival <= now and arrival < self._end and self._begun + len(self._waiting) < plan.requests:
                 self._waiting.append(arrival)
                 arrival += self._chance.expovariate(plan.rate)
             while self._waiting and self._idle:
                 self._send(self._idle.pop(), self._waiting.popleft())
-            if not self._waiting and (arrival >= end or self._begun >= plan.requests):
+            if not self._waiting and (arrival >= self._end or self._begun >= plan.requests):
                 return
             self._receive()
 
@@ -312,7 +320,9 @@ def main() -> None:
     plan = Plan(sent=sent, **document)
     if plan.core is not None:
         os.sched_setaffinity(0, {plan.core})
-    print(json.dumps(asdict(Generator(plan).run())))
+    generator = Generator(plan)
+    signal.signal(signal.SIGTERM, lambda number, frame: generator.end())
+    print(json.dumps(asdict(generator.run())))
 
 
 if __name__ == "__main__":
