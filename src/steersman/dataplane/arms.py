@@ -62,6 +62,7 @@ class Arm:
         "role",
         "said",
         "splitter",
+        "stream_head",
         "version",
     )
 
@@ -83,9 +84,9 @@ class Arm:
         self.splitter = Splitter(f"{route.salt}/{self.role}/{arm.release}", self.percent)
         # What a model may be told: for which role it answers. A version asked for by number answers as if it were live.
         told = "stable" if self.role == "override" else self.role
-        self.head = (
-            f"POST /v2/models/{route.model}/infer HTTP/1.1\r\nHost: worker\r\nX-Steersman-Variant: {told}\r\n"
-        ).encode()
+        lines = f" HTTP/1.1\r\nHost: worker\r\nX-Steersman-Variant: {told}\r\n"
+        self.head = f"POST /v2/models/{route.model}/infer{lines}".encode()
+        self.stream_head = f"POST /v2/models/{route.model}/generate_stream{lines}".encode()
         self.attributes = tracing.arm_attributes(
             route.workspace,
             route.environment,

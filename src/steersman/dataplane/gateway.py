@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,6 +30,7 @@ from steersman.dataplane import (
     protocol,
     scoring,
     sockets,
+    streamed,
     tracing,
 )
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
@@ -63,6 +64,8 @@ EVENT_IDS_IN_HEADER_MAX = 100
 """Event ids told in a header: 3.7 kB of UUIDs. A longer batch has them in the body, or sends ids of its own."""
 
 DEADLINE_MS_MAX = 600_000
+
+EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
 
 _DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT = "default", "production"
 
@@ -200,6 +203,7 @@ class Gateway:
         scoring = f"/endpoints/{route.model}"
         paths = {
             f"{model}/infer": infer,
+            f"{model}/generate_stream": Endpoint("POST", "predict", self._stream, compiled),
             model: Endpoint("GET", "predict", self._metadata, compiled),
             f"{model}/ready": Endpoint("GET", "predict", self._model_ready, compiled),
             f"{scoring}/invocations": score,
@@ -252,7 +256,9 @@ class Gateway:
             reply, headers, kind = oip.answer(compiled.route.model, asked, answered)
         except EnvelopeError as error:
             raise malformed(error) from None
-        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered), *headers), content_type=kind)
+        await asgi.reply(
+            call.send, 200, reply, (*answered.said, *_event_ids(answered.event_ids), *headers), content_type=kind
+        )
 
     async def _score(self, call: Call) -> None:
         """MLflow's scoring protocol."""
@@ -264,7 +270,19 @@ class Gateway:
             reply = scoring.predictions(answered.tensors(), len(answered.event_ids))
         except EnvelopeError as error:
             raise Refusal(400, str(error), f"send JSON with one of {', '.join(scoring.FORMATS)}") from None
-        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered)))
+        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered.event_ids)))
+
+    async def _stream(self, call: Call) -> None:
+        """The generate extension: one row in, server-sent events out."""
+        body, at_us = await self._body(call)
+        try:
+            asked = streamed.asked(body, at_us)
+        except EnvelopeError as error:
+            raise Refusal(400, str(error), "send text_input, or inputs of one row") from None
+        asked.deadline_s = _deadline_s(call.headers)
+        stream = await streamed.open_stream(self.inference, call.endpoint.compiled, asked)
+        ids = _event_ids(stream.event_ids)
+        await asgi.reply_stream(call.send, 200, stream.pieces(), (*EVENT_STREAM, *stream.said, *ids))
 
     async def _body(self, call: Call) -> tuple[bytes, int]:
         """The body, and the request's event time: where it is given it is checked before the body is read."""
@@ -495,8 +513,7 @@ def _is_ready(compiled: CompiledRoute, version: str | None) -> bool:
     return all(arm is not None and any(not replica.ejected for replica in arm.replicas) for arm in arms)
 
 
-def _event_ids(answered: Answered) -> tuple[tuple[bytes, bytes], ...]:
-    ids = answered.event_ids
+def _event_ids(ids: Sequence[str]) -> tuple[tuple[bytes, bytes], ...]:
     if len(ids) > EVENT_IDS_IN_HEADER_MAX:
         return ()
     text = ids[0] if len(ids) == 1 else ",".join(ids)

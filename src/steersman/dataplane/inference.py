@@ -23,9 +23,6 @@ from steersman.dataplane.privacy import WITHHELD
 from steersman.dataplane.protocol import EnvelopeError, Tensor
 from steersman.dataplane.request import Answered, Asked, Part, PartAnswer, Request
 
-ERROR_CHARS_MAX = 500
-"""Of a worker's error text, in the log and in the answer."""
-
 MIRRORS_IN_FLIGHT_MAX = 128
 """Copies under way at one time; in the first form a bound for the whole router."""
 
@@ -51,26 +48,27 @@ class Inference:
     async def infer(self, compiled: CompiledRoute, asked: Asked) -> Answered:
         """Ask whoever should answer. Raises Refusal."""
         route = compiled.route
-        request = self._admit(compiled, asked)
+        request = self.admit(compiled, asked)
         self._counts.requests += 1
         self._counts.rows += request.rows
         compiled.in_flight += 1
         try:
-            parts = _assign(request)
+            parts = assign(request)
             mirrors = self._start_mirrors(request)
             answers = [await self._ask(request, parts[0])] if len(parts) == 1 else await self._ask_all(request, parts)
             answers = await self._fall_back(request, answers)
             if self.replay and mirrors:
                 await asyncio.wait(mirrors)
             if route.capture == "durable" and request.recorded:
-                await self._sync()
+                await self.sync()
             return self._answer(request, answers)
         except EnvelopeError as error:
             raise malformed(error) from None
         finally:
             compiled.in_flight -= 1
 
-    def _admit(self, compiled: CompiledRoute, asked: Asked) -> Request:
+    def admit(self, compiled: CompiledRoute, asked: Asked) -> Request:
+        """Let a request in, or raise Refusal where too many are under way."""
         route = compiled.route
         if compiled.in_flight >= route.in_flight_max:
             self._counts.queue_refusals += 1
@@ -101,7 +99,7 @@ class Inference:
         """Ask one arm and put its answer into the log."""
         arm = part.arm
         started = time.perf_counter()
-        answer = PartAnswer(part, 200, b"", None, "", 0.0)
+        answer = PartAnswer(part)
         span = None
         if request.asked.span is not None:
             span = request.asked.span.ask(arm.attributes, request.rows if part.rows is None else len(part.rows))
@@ -115,26 +113,17 @@ class Inference:
             if response.status == 200:
                 answer.outputs = protocol.decode_answer(response.body)
             else:
-                failure = protocol.decode_failure(response.body)
-                answer.status = response.status
-                answer.error = failure.error[:ERROR_CHARS_MAX] or f"the worker answered {response.status}"
-                answer.next_step = failure.next_step[:ERROR_CHARS_MAX]
-        except upstream.NoReplicaError as error:
-            answer.status, answer.error = 503, f"version {arm.version}: {error}"
-            answer.next_step = "try again; if it persists, see whether the version's replicas run"
-        except upstream.DeadlineError as error:
-            answer.status, answer.error = 504, f"version {arm.version}: {error}"
-            answer.next_step = "send fewer rows, or raise the deadline of the model's serving settings"
-        except EnvelopeError as error:
-            answer.status, answer.error = 502, f"version {arm.version} answered with something else: {error}"
-            answer.next_step = "see the log of its worker"
+                answer.refused(response.status, response.body)
+        except (upstream.NoReplicaError, upstream.DeadlineError, EnvelopeError) as error:
+            answer.unanswered(error)
         answer.latency_ms = (time.perf_counter() - started) * 1000
         if span is not None:
             span.end(answer.status, answer.error)
-        self._record(request, answer)
+        self.record(request, answer)
         return answer
 
-    def _record(self, request: Request, answer: PartAnswer) -> None:
+    def record(self, request: Request, answer: PartAnswer) -> None:
+        """Count an answer and put it into the log. Raises Refusal where the log must have it and takes no more."""
         part, arm = answer.part, answer.part.arm
         ids = request.event_ids if part.rows is None else [request.event_ids[row] for row in part.rows]
         counts = arm.counts
@@ -147,7 +136,7 @@ class Inference:
         metrics.observe(counts.latencies, answer.latency_ms)
         if not request.recorded:
             return
-        body, json_bytes, error = part.body, part.json_bytes, answer.error
+        body, json_bytes, error = request.asked.logged or part.body, part.json_bytes, answer.error
         if (redactor := request.compiled.redactor) is not None:
             body, json_bytes = redactor.request(body, json_bytes), None
             error = error and WITHHELD
@@ -179,7 +168,8 @@ class Inference:
             self._log.counts.dropped_records += 1
             self._log.counts.dropped_rows += len(ids)
 
-    async def _sync(self) -> None:
+    async def sync(self) -> None:
+        """Return when what was recorded is on the disk. Raises Refusal when the disk refuses."""
         try:
             await self._log.sync()
         except LogFullError as error:
@@ -204,12 +194,7 @@ class Inference:
         failed = next((answer for answer in answers if answer.status != 200), None)
         if failed is not None:
             self._counts.failed += 1
-            raise Refusal(
-                failed.status,
-                failed.error or "",
-                failed.next_step,
-                retry_after_s=1 if failed.status == 503 else None,
-            )
+            raise failed.refusal()
         if len(answers) == 1:
             arm = answers[0].part.arm
             return Answered(
@@ -264,7 +249,7 @@ class Inference:
         return len(self._mirrors)
 
 
-def _assign(request: Request) -> list[Part]:
+def assign(request: Request) -> list[Part]:
     compiled = request.compiled
     if (version := request.asked.version) is not None:
         return [request.part(compiled.overrides[version], None)]

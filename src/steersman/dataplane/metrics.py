@@ -141,7 +141,7 @@ class Own(msgspec.Struct, frozen=True):
 
 async def exposition(state: Path, own: Own, *, accept: str = "") -> tuple[str, bytes]:
     """Content type and text of one scrape; `accept` is the request's header. Takes at most about ANSWER_S_MAX."""
-    processes = {path.stem for path in (state / "run").glob("router*.sock")} | {"committer"}
+    processes = {path.stem for path in (state / "run").glob("router-*.sock")} | {"committer"}
     others = sorted(processes - {own.process})
     answers = await asyncio.gather(*(asyncio.to_thread(_ask, state, process) for process in others))
     page = _Page()

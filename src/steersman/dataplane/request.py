@@ -6,18 +6,23 @@ from typing import Any
 
 import msgspec
 
-from steersman.dataplane import protocol, routing, tensors
+from steersman.dataplane import protocol, routing, tensors, upstream
 from steersman.dataplane.arms import Arm, CompiledRoute
+from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.tracing import Span
+
+ERROR_CHARS_MAX = 500
+"""Of a worker's error text, in the log and in the answer."""
 
 
 class Asked(msgspec.Struct, kw_only=True):
     """What a caller wants, read from its protocol. `body` is what workers get: JSON, or JSON and tensors behind it.
 
     `deadline_s` is what the caller will wait, None where it did not say; `version` a version asked for by number.
-    `prediction` asks the worker for what MLflow's own scoring would answer, beside the score. `span` is its place
-    in the caller's trace, which goes on to the worker and into the log.
+    `prediction` asks the worker for what MLflow's own scoring would answer, beside the score. `logged` is what the log
+    keeps of a body that has no columns. `span` is its place in the caller's trace, which goes on to the worker and into
+    the log.
     """
 
     body: bytes
@@ -28,6 +33,7 @@ class Asked(msgspec.Struct, kw_only=True):
     deadline_s: float | None = None
     version: str | None = None
     prediction: bool = False
+    logged: bytes | None = None
     span: Span | None = None
 
 
@@ -42,12 +48,40 @@ class Part(msgspec.Struct):
 
 
 class PartAnswer(msgspec.Struct):
+    """What came of a part. `outputs` is raw, empty unless `status` is 200."""
+
     part: Part
-    status: int
-    outputs: bytes
-    error: str | None
-    next_step: str
-    latency_ms: float
+    status: int = 200
+    outputs: bytes = b""
+    error: str | None = None
+    next_step: str = ""
+    latency_ms: float = 0.0
+
+    def refused(self, status: int, body: bytes) -> None:
+        """The worker answered with another status than 200."""
+        failure = protocol.decode_failure(body)
+        self.status = status
+        self.error = failure.error[:ERROR_CHARS_MAX] or f"the worker answered {status}"
+        self.next_step = failure.next_step[:ERROR_CHARS_MAX]
+
+    def unanswered(self, error: Exception) -> None:
+        """No worker answered, not in time, or with something that is no answer."""
+        version = f"version {self.part.arm.version}"
+        match error:
+            case upstream.NoReplicaError():
+                self.status, self.error = 503, f"{version}: {error}"
+                self.next_step = "try again; if it persists, see whether the version's replicas run"
+            case upstream.DeadlineError():
+                self.status, self.error = 504, f"{version}: {error}"
+                self.next_step = "send fewer rows, or raise the deadline of the model's serving settings"
+            case _:
+                self.status, self.error = 502, f"{version} answered with something else: {error}"
+                self.next_step = "see the log of its worker"
+
+    def refusal(self) -> Refusal:
+        return Refusal(
+            self.status, self.error or "", self.next_step, retry_after_s=1 if self.status in (429, 503) else None
+        )
 
 
 class Answered(msgspec.Struct):
@@ -127,10 +161,13 @@ class Request(msgspec.Struct):
             return Part(arm, None, self.asked.body, self.asked.json_bytes, fallback)
         return Part(arm, rows, protocol.encode_request(routing.take(self.decoded(), rows)), None, fallback)
 
-    def to_worker(self, part: Part, left_s: float, span: Span | None) -> bytes:
-        """The part as an HTTP request. The worker is told how long anybody still waits for its answer."""
+    def to_worker(self, part: Part, left_s: float, span: Span | None, *, head: bytes | None = None) -> bytes:
+        """The part as an HTTP request, with the arm's head for inference unless another is given.
+
+        The worker is told how long anybody still waits for its answer.
+        """
         asked = self.asked
-        head = part.arm.head + b"X-Steersman-Deadline-Ms: %d\r\n" % (left_s * 1000)
+        head = (head or part.arm.head) + b"X-Steersman-Deadline-Ms: %d\r\n" % (left_s * 1000)
         if asked.prediction:
             head += b"X-Steersman-Prediction: 1\r\n"
         if span is not None:
