@@ -84,7 +84,7 @@ _ALL = (
                       default=7700, metavar="PORT"),
             _argument("--router-port", help="port of the router: predictions, labels (default 7701)", type=int,
                       default=7701, metavar="PORT"),
-            _argument("--routers", help="router processes on that port (default 1); one serves some 5,000 requests a second",
+            _argument("--routers", help="router processes on that port (default 1); one uses one core",
                       type=int, default=1, metavar="N"),
             _argument("--host", help="address to listen on (default 127.0.0.1)", default="127.0.0.1", metavar="HOST"),
             _argument("--mlflow-uri", help="use this MLflow instead of starting one", metavar="URI"),
