@@ -4,8 +4,9 @@ For teams without MLflow, for air-gapped places where files are copied in, and f
 a version is a directory, its number is its name, and an alias is a line in `ROOT/NAME/aliases.yaml`.
 
 `version.yaml`: `format` and `file` are needed; `signature` (list of `name`, `type`, optionally `required: false`),
-`output`, `params`, `metadata`, `tags`, `created_at`, `created_by`, `run_id` are optional. The types are those of the
-Open Inference Protocol (FP64, INT64, BYTES, …) or MLflow's (double, long, string, …).
+`output`, `params`, `metadata`, `tags`, `created_at`, `created_by`, `run_id` are optional, and so is `example`: a JSON file
+of the version with rows that fit it, which every worker predicts before it takes traffic. The types are those of the Open
+Inference Protocol (FP64, INT64, BYTES, …) or MLflow's (double, long, string, …).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class _VersionFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     file: str
     signature: tuple[Column, ...] = ()
     output: str = "score"
+    example: str | None = None
     params: dict[str, str] = {}
     metadata: dict[str, str] = {}
     tags: dict[str, str] = {}
@@ -82,6 +84,8 @@ class DirectoryRegistry:
             with os.fdopen(handle, "rb") as file:
                 tree.write(path, iter(lambda: file.read(CHUNK_BYTES), b""))
         tree.require(description.file)
+        if (example := self._read(name, number).example) is not None:
+            tree.require(str(relative(example)))
         return description
 
     def aliases(self, name: str) -> dict[str, int]:
