@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from urllib.parse import unquote
@@ -45,7 +45,8 @@ class ExpireRequest(msgspec.Struct, frozen=True, kw_only=True):
 class EraseRequest(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     model: str
-    entity: str
+    entities: list[str]
+    """One entity by every name it may have in the log: plain, and hashed."""
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -98,7 +99,7 @@ class Remover:
         events: set[str] = set()
         for path in [path for path in paths if self._has(path)]:
             labels = path == tables.labels_table(request.workspace, request.model)
-            doomed = pl.col("entity") == request.entity
+            doomed = pl.col("entity").is_in(request.entities)
             if labels:  # the last: by then the ids of all events of the entity are known
                 doomed |= pl.col("event_id").is_in(list(events))
             table = self._opened(path)
@@ -107,7 +108,7 @@ class Remover:
                     events |= ids
                 self._add(counts, path, self._rewrite(path, table, day, doomed))
             counts.files += self._vacuum(self._opened(path))
-        counts.segments += self._remove_segments(naming=request.entity.encode())
+        counts.segments += self._remove_segments(naming=[entity.encode() for entity in request.entities])
         return counts
 
     # --- tables ------------------------------------------------------------------------------------------------------
@@ -178,13 +179,13 @@ class Remover:
 
     # --- segments set aside ------------------------------------------------------------------------------------------
 
-    def _remove_segments(self, *, before: date | None = None, naming: bytes | None = None) -> int:
+    def _remove_segments(self, *, before: date | None = None, naming: Sequence[bytes] = ()) -> int:
         """Delete damaged segments that are older than a date, or hold a text; their whole records are in the tables."""
         removed = 0
         for path in self._wal.glob(f"*{capture.DAMAGED}"):
             with contextlib.suppress(FileNotFoundError):
                 old = before is not None and _newest(path) < before.isoformat()
-                if old or (naming is not None and naming in path.read_bytes()):
+                if old or (naming and any(name in path.read_bytes() for name in naming)):
                     path.unlink()
                     removed += 1
         return removed
