@@ -180,9 +180,11 @@ class Upkeep:
 def vacuum(table: DeltaTable, *, hours: int, orphans: bool) -> int:
     """Delete files the table no longer refers to, `hours` after; returns how many.
 
-    With `orphans` also those it never referred to (left by a writer that died), which takes a listing of the folder.
+    With `orphans` also those it never referred to (left by a writer that died).
     """
-    dead = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=orphans)
+    there = set(table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True))
+    # Without a listing deltalake names every file it ever replaced, gone or not.
+    dead = there if orphans else there & set(table.vacuum(hours, dry_run=True, enforce_retention_duration=False))
     if dead:  # a vacuum writes two entries into the log whether it finds anything or not
         table.vacuum(
             hours,
