@@ -86,7 +86,7 @@ class Remover:
             table = self._opened(path)
             if rows_before(table, request.until):
                 table.delete(f"date < '{request.until.isoformat()}'", post_commithook_properties=NO_HOOKS)
-            counts.files += self._vacuum(table)
+            counts.files += self._vacuum(path, table)
         counts.segments += self._remove_segments(before=request.until)
         noted[request.key] = counts
         self._write_notes(noted)
@@ -107,7 +107,7 @@ class Remover:
                 if not labels:
                     events |= ids
                 self._add(counts, path, self._rewrite(path, table, day, doomed))
-            counts.files += self._vacuum(self._opened(path))
+            counts.files += self._vacuum(path, self._opened(path))
         counts.segments += self._remove_segments(naming=[entity.encode() for entity in request.entities])
         return counts
 
@@ -173,9 +173,11 @@ class Remover:
                 found.setdefault(day, []).append(self._storage.uri(f"{path}/{unquote(file)}"))
         return found
 
-    def _vacuum(self, table: DeltaTable) -> int:
+    def _vacuum(self, path: str, table: DeltaTable) -> int:
         """Replaced files at once, whoever replaced them; files nobody ever referred to when they are old enough."""
-        return vacuum(table, hours=0, orphans=False) + vacuum(table, hours=ORPHANS_H, orphans=True)
+        return vacuum(self._storage, path, table, hours=0, orphans=False) + vacuum(
+            self._storage, path, table, hours=ORPHANS_H, orphans=True
+        )
 
     # --- segments set aside ------------------------------------------------------------------------------------------
 
