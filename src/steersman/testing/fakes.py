@@ -287,7 +287,7 @@ class FakeTraffic:
         self.expired[key] = until
         return Removed(predictions=self.rows, labels=self.rows, files=2)
 
-    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
+    def erase(self, workspace: str, model: str, *, column: str, entity: str) -> Removed:
         self.erased.append(entity)
         return Removed(predictions=1, labels=1, files=2)
 
