@@ -176,7 +176,7 @@ class Supervisor:
     def _add(self, name: str, module: str, *arguments: str) -> None:
         environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
         prefixes = _PASSED_ON_TO.get(name.partition("-")[0], ())
-        environment |= {key: value for key, value in os.environ.items() if key.startswith(prefixes)}
+        environment |= {key: value for key, value in os.environ.items() if key.upper().startswith(prefixes)}
         environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if name != "control":
             environment["POLARS_MAX_THREADS"] = "1"
