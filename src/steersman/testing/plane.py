@@ -20,6 +20,7 @@ import itertools
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from steersman.dataplane import sockets
+from steersman.dataplane import asgi, sockets
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.dataplane.configuration import (
     Column,
@@ -43,9 +44,11 @@ from steersman.dataplane.configuration import (
 )
 from steersman.dataplane.handles import read_handle
 from steersman.dataplane.sandbox import allowed_environment
+from steersman.dataplane.storage import open_storage
 from steersman.plugins.tables.delta import DeltaInferenceLog
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - a test's own, no secret
+EVERYTHING = ("predict", "override", "label", "metrics")
 READY_S_MAX = 60.0
 STOP_S_MAX = 20.0
 
@@ -116,12 +119,21 @@ class Plane:
     """Everything below one state directory. Nothing is started that `__exit__` does not end."""
 
     def __init__(
-        self, state: Path, *, workspace: str = "ops", environment: str = "production", model: str = "m"
+        self,
+        state: Path,
+        *,
+        workspace: str = "ops",
+        environment: str = "production",
+        model: str = "m",
+        tables: Mapping[str, str] | None = None,
     ) -> None:
+        """`tables` are the variables that say where the tables live, where that is not the state directory."""
         self.state = state
+        self._tables = dict(tables or {})
         self.place = (workspace, environment, model)
         self.port = 0
-        self.log = DeltaInferenceLog(state)
+        self._listener: socket.socket | None = None
+        self.log = DeltaInferenceLog(state, open_storage(state, self._tables))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._store = ArtifactStore(state / "artifacts")
         self._numbers = itertools.count(1)
@@ -137,11 +149,18 @@ class Plane:
     ) -> None:
         for name in list(self.processes):
             self.stop(name, signal.SIGKILL)
+        if self._listener is not None:
+            self._listener.close()
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
-    def start(self, name: str, *arguments: str, limits: Mapping[int, int] | None = None) -> subprocess.Popen[bytes]:
-        """Start `python -m steersman.dataplane.<first word of name>` with resource limits (soft, by RLIMIT number)."""
+    def start(
+        self, name: str, *arguments: str, limits: Mapping[int, int] | None = None, inherited: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m steersman.dataplane.<first word of name>` with resource limits (soft, by RLIMIT number).
+
+        `inherited` are the open files it may use.
+        """
         module = name.partition("-")[0]
 
         def limit() -> None:
@@ -149,23 +168,33 @@ class Plane:
                 resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 
         log = (self.state / f"{name}.log").open("ab")
+        places = self._tables if module == "committer" else {}
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", f"steersman.dataplane.{module}", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=allowed_environment(os.environ, threads=1),
+                env=allowed_environment(os.environ, threads=1) | places,
                 start_new_session=True,
+                pass_fds=tuple(inherited),
                 preexec_fn=limit if limits else None,
             )
         self.processes[name] = process
         return process
 
     def router(self, *, limits: Mapping[int, int] | None = None) -> None:
-        """Start (or start again, on the same port) the router and wait until it listens."""
-        handle = self.state / "run" / "router.json"
-        process = self.start("router", "--state", str(self.state), "--port", str(self.port), limits=limits)
+        """Start (or start again) the router and wait until it listens.
+
+        The listening socket is the plane's own, as the supervisor's is: between two routers callers wait in its backlog.
+        """
+        handle = self.state / "run" / "router-0.json"
+        if self._listener is None:
+            self._listener = asgi.listen_tcp("127.0.0.1", 0)
+        number = self._listener.fileno()
+        process = self.start(
+            "router", "--state", str(self.state), "--fd", str(number), limits=limits, inherited=(number,)
+        )
         self._await("router", lambda: (card := read_handle(handle)) is not None and card.pid == process.pid)
         card = read_handle(handle)
         assert card is not None
@@ -271,28 +300,42 @@ class Plane:
         **settings: Any,
     ) -> None:
         """Send the router a configuration with one route, one generation newer than the last."""
-        workspace, environment, model = self.place
+        self.apply(self.compose(*variants, mirrors=mirrors, signature=signature, **settings), replay=replay)
+
+    def compose(
+        self,
+        *variants: VariantRoute,
+        model: str | None = None,
+        mirrors: Sequence[MirrorRoute] = (),
+        signature: Sequence[Column] = (),
+        **settings: Any,
+    ) -> Route:
+        """A route for the plane's model, or another in the same place."""
+        workspace, environment, own = self.place
         settings.setdefault("salt", "salt")
-        route = Route(
+        return Route(
             workspace=workspace,
             environment=environment,
-            model=model,
+            model=model or own,
             variants=variants,
             mirrors=tuple(mirrors),
             signature=tuple(signature),
             **settings,
         )
+
+    def apply(self, *routes: Route, replay: bool = False) -> None:
+        """Send the router a configuration of these routes, one generation newer than the last."""
         self._generation += 1
-        token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest())
+        token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest(), permissions=EVERYTHING)
         status, body = self.configure(
-            RouterConfiguration(generation=self._generation, replay=replay, routes=(route,), tokens=(token,))
+            RouterConfiguration(generation=self._generation, replay=replay, routes=routes, tokens=(token,))
         )
         assert status == 200, body
 
     def configure(self, configuration: RouterConfiguration) -> tuple[int, Any]:
         return self.admin("PUT", "/configuration", encode(configuration))
 
-    def admin(self, method: str, target: str, body: bytes = b"", *, socket: str = "router.sock") -> tuple[int, Any]:
+    def admin(self, method: str, target: str, body: bytes = b"", *, socket: str = "router-0.sock") -> tuple[int, Any]:
         status, answer = sockets.call_unix(self.state / "run" / socket, method, target, body)
         return status, msgspec.json.decode(answer)
 

@@ -40,9 +40,9 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 
 
 def scrape(plane: Plane, *, accept: str = "") -> tuple[str, str]:
-    status, counters = sockets.call_unix(plane.state / "run" / "router.sock", "GET", "/counters")
+    status, counters = sockets.call_unix(plane.state / "run" / "router-0.sock", "GET", "/counters")
     assert status == 200
-    kind, text = asyncio.run(metrics.exposition(plane.state, Own("router", counters), accept=accept))
+    kind, text = asyncio.run(metrics.exposition(plane.state, Own("router-0", counters), accept=accept))
     return kind, text.decode()
 
 
@@ -58,7 +58,7 @@ def samples(text: str) -> dict[str, list[tuple[Labels, float]]]:
 
 
 VERSION = {
-    "process": "router",
+    "process": "router-0",
     "workspace": "ops",
     "environment": "production",
     "model": "m",
@@ -83,14 +83,14 @@ def test_what_a_version_did_is_counted_by_status_rows_and_time(plane: Plane) -> 
 def test_router_committer_log_and_replicas_are_in_one_scrape(plane: Plane) -> None:
     found = samples(scrape(plane)[1])
     by_process = {labels["process"]: value for labels, value in found["steersman_up"]}
-    assert by_process == {"router": 1, "committer": 1}
-    assert found["steersman_router_requests_total"] == [({"process": "router"}, 9)]
+    assert by_process == {"router-0": 1, "committer": 1}
+    assert found["steersman_router_requests_total"] == [({"process": "router-0"}, 9)]
     assert found["steersman_committer_rows_total"] == [({"process": "committer"}, 17)]
     assert found["steersman_committer_waiting_bytes"] == [({"process": "committer"}, 0)]
-    assert found["steersman_capture_dropped_rows_total"] == [({"process": "router"}, 0)]
+    assert found["steersman_capture_dropped_rows_total"] == [({"process": "router-0"}, 0)]
     assert {labels["process"] for labels, _ in found["steersman_process_cpu_seconds_total"]} == set(by_process)
     [(labels, ejected)] = found["steersman_replica_ejected"]
-    assert (labels["process"], ejected) == ("router", 0)
+    assert (labels["process"], ejected) == ("router-0", 0)
 
 
 def test_both_text_formats_are_read_by_their_parsers(plane: Plane) -> None:
@@ -115,7 +115,7 @@ def test_a_process_that_does_not_answer_is_down_and_holds_nobody_up(tmp_path: Pa
             assert time.monotonic() - began < metrics.ANSWER_S_MAX + 1.5
         finally:
             os.kill(committer.pid, signal.SIGCONT)
-    assert {labels["process"]: value for labels, value in found["steersman_up"]} == {"router": 1, "committer": 0}
+    assert {labels["process"]: value for labels, value in found["steersman_up"]} == {"router-0": 1, "committer": 0}
     assert "steersman_committer_rows_total" not in found
 
 
@@ -141,7 +141,7 @@ def test_two_releases_of_one_version_are_one_series(tmp_path: Path) -> None:
     counts: dict[str, Any] = {"version": "3", "rows": 2, "statuses": [0, 0, 2], "latencies": [2, *([0] * 15)]}
     variant = {"workspace": "ops", "environment": "production", "model": "m", "role": "stable", "counts": counts}
     counters = msgspec.json.encode({"variants": [variant, variant]})
-    _, text = asyncio.run(metrics.exposition(tmp_path, Own("router", counters)))
+    _, text = asyncio.run(metrics.exposition(tmp_path, Own("router-0", counters)))
     found = samples(text.decode())
     assert found["steersman_rows_total"] == [(VERSION, 4)]
     assert found["steersman_request_duration_seconds_count"] == [(VERSION, 4)]

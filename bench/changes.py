@@ -1,0 +1,287 @@
+"""Load that goes on while everything changes: weights, releases, rollbacks. Does a caller notice?
+
+    make bench ARGS="changes --seconds 600 --releases 10"
+
+The real data plane under Poisson arrivals at 70 % of what it sustains. Quiet phases and changing ones take turns; in a
+changing phase versions are released (their workers started, routed as candidate, their weight raised step by step,
+promoted, what they replace kept warm and what that replaced drained and stopped), and every second release is rolled back.
+No request may fail, and p99 over the changing phases may be at most 1.5 times that over the quiet ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from measuring import accounts, load, report
+from measuring.report import Target
+from steersman.dataplane.configuration import VariantRoute
+from steersman.testing.plane import STUMP, STUMP_SIGNATURE, TOKEN, Plane, stump, tensor
+
+LOAD_SHARE = 0.7
+P99_RATIO_MAX = 1.5
+MEMORY_GROWTH_MAX = 1.15
+CONNECTIONS = 32
+WEIGHTS_PCT = (5.0, 10.0, 25.0, 50.0, 75.0)
+"""Weight changes of one release, before it is promoted."""
+
+RELEASES_A_ROLLBACK = 2
+SATURATE_S = 6.0
+SETTLE_S = 3.0
+DRAIN_S = 1.0
+"""Between the configuration without a version and its worker's SIGTERM: what was sent to it has been answered by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    number: int
+    digest: str
+    worker: str
+    address: str
+
+
+@dataclass(slots=True)
+class Done:
+    """What was changed, and how long a new version's worker took to be ready."""
+
+    weights: int = 0
+    releases: int = 0
+    rollbacks: int = 0
+    start_s: list[float] = field(default_factory=list)
+
+
+class Delivery:
+    """Releases and rolls back versions of one model on a running plane, as the control server's plans would."""
+
+    def __init__(self, plane: Plane, folder: Path) -> None:
+        self.done = Done()
+        self._plane = plane
+        self._folder = folder
+        self._numbers = 0
+        self._stable = self._new()
+        self._previous: Version | None = None
+        self._route((self._stable, 100.0))
+
+    def _new(self) -> Version:
+        self._numbers += 1
+        number = self._numbers
+        tree = stump(self._folder / f"version-{number}", low=0.25 + number / 1000, high=0.75)
+        digest = self._plane.store(tree)
+        began = time.monotonic()
+        worker = self._plane.start_worker(digest, version=str(number), **STUMP)
+        address = self._plane.address(worker)
+        self.done.start_s.append(time.monotonic() - began)
+        return Version(number, digest, worker, address)
+
+    def _route(self, stable: tuple[Version, float], candidate: tuple[Version, float] | None = None) -> None:
+        variants = [self._variant("stable", *stable)]
+        if candidate is not None:
+            variants.append(self._variant("candidate", *candidate))
+        self._plane.route(*variants, signature=STUMP_SIGNATURE, sticky_by="who", salt=f"salt-{self._numbers}")
+
+    def _variant(self, role: Literal["stable", "candidate"], version: Version, weight_pct: float) -> VariantRoute:
+        return self._plane.variant(
+            role,
+            version.digest,
+            [version.address],
+            weight_pct=weight_pct,
+            version=str(version.number),
+            release=f"r{version.number}",
+        )
+
+    def _stop(self, version: Version | None) -> None:
+        if version is not None:
+            time.sleep(DRAIN_S)
+            self._plane.stop(version.worker)
+
+    def release(self, wait: Callable[[], None]) -> None:
+        """Bring a new version in; `wait` is called before each of its steps."""
+        candidate = self._new()
+        for weight_pct in WEIGHTS_PCT:
+            wait()
+            self._route((self._stable, 100.0 - weight_pct), (candidate, weight_pct))
+            self.done.weights += 1
+        wait()
+        self._route((candidate, 100.0))
+        leaving, self._previous, self._stable = self._previous, self._stable, candidate
+        self._stop(leaving)
+        self.done.releases += 1
+
+    def roll_back(self) -> None:
+        """The previous version, still warm, answers again; the one taken back is drained and stopped."""
+        assert self._previous is not None
+        leaving, self._stable, self._previous = self._stable, self._previous, None
+        self._route((self._stable, 100.0))
+        self._stop(leaving)
+        self.done.rollbacks += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    changing: bool
+    began: float
+    ended: float
+
+
+@dataclass(slots=True)
+class Found:
+    saturation: float
+    rate: float
+    phases: list[Phase]
+    done: Done
+    outcome: load.Outcome
+    arrivals: array[float]
+    latencies: array[float]
+    memory_mb: dict[str, tuple[float, float]]
+
+    def p99_ms(self, *, changing: bool) -> float:
+        return load.quantile(
+            sorted(ms for phase in self.phases if phase.changing is changing for ms in self.of(phase)), 0.99
+        )
+
+    def of(self, phase: Phase) -> list[float]:
+        """Latencies of what arrived in a phase and was answered."""
+        pairs = zip(self.arrivals, self.latencies, strict=True)
+        return [ms for at, ms in pairs if phase.began <= at < phase.ended and ms >= 0]
+
+
+def request() -> list[load.Request]:
+    """One row each for a hundred entities, so that a weight is met by many."""
+    path = "/ops/production/v2/models/m/infer"
+    bodies = [
+        {"inputs": [tensor("x", [1.0]), tensor("z", [0.0]), tensor("who", [f"entity-{number}"])]}
+        for number in range(100)
+    ]
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    return [load.post(path, json.dumps(body).encode(), headers=headers, expected=b"[0.75]") for body in bodies]
+
+
+def measure(seconds: float, releases: int) -> Found:
+    _, core = accounts.split_cores()
+    pairs = math.ceil(releases / RELEASES_A_ROLLBACK)
+    phase_s = seconds / (2 * pairs)
+    with tempfile.TemporaryDirectory(prefix="steersman-changes-") as folder, Plane(Path(folder) / "state") as plane:
+        plane.router()
+        plane.committer(interval_s=5.0)
+        delivery = Delivery(plane, Path(folder))
+        trace = Path(folder) / "trace"
+
+        def plan(duration_s: float, rate: float) -> load.Plan:
+            return load.Plan(
+                port=plane.port, sent=request(), connections=CONNECTIONS, seconds=duration_s, rate=rate, core=core,
+                trace=str(trace),
+            )  # fmt: skip
+
+        load.run(plan(SATURATE_S / 2, 0.0))
+        saturation = load.run(plan(SATURATE_S, 0.0)).throughput
+        rate = LOAD_SHARE * saturation
+        loading = load.start(plan(10 * seconds, rate))  # it is told when to end
+        time.sleep(SETTLE_S)
+        watched = {name: psutil.Process(plane.processes[name].pid) for name in ("router", "committer")}
+        before = {name: accounts.memory_mb([process]) for name, process in watched.items()}
+        phases = []
+        for number in range(pairs):
+            phases.append(_phase(phase_s, None, 0))
+            count = min(RELEASES_A_ROLLBACK, releases - number * RELEASES_A_ROLLBACK)
+            phases.append(_phase(phase_s, delivery, count))
+        memory = {name: (before[name], accounts.memory_mb([process])) for name, process in watched.items()}
+        loading.terminate()
+        outcome = load.finish(loading)
+        return Found(saturation, rate, phases, delivery.done, outcome, *load.read_trace(trace), memory)
+
+
+def _phase(seconds: float, delivery: Delivery | None, releases: int) -> Phase:
+    """A phase without changes, or with releases and a rollback spread over it; it lasts as long as they need."""
+    began = time.monotonic()
+    if delivery is not None:
+        step_s = seconds / (releases * (len(WEIGHTS_PCT) + 2))
+        for _ in range(releases):
+            delivery.release(lambda: time.sleep(step_s))
+        delivery.roll_back()
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    return Phase(delivery is not None, began, time.monotonic())
+
+
+def judge(found: Found) -> list[Target]:
+    quiet, changing = found.p99_ms(changing=False), found.p99_ms(changing=True)
+    outcome = found.outcome
+    reasons = ", ".join(f"{count} {reason}" for reason, count in outcome.failures.items())
+    grown = {name: after / before for name, (before, after) in found.memory_mb.items()}
+    return [
+        Target(
+            promise="no request fails",
+            measured=f"{outcome.failed} of {outcome.answered + outcome.failed} {reasons}".strip(),
+            met=outcome.failed == 0,
+        ),
+        Target(
+            promise=f"p99 while changing at most {P99_RATIO_MAX:g} times the quiet p99",
+            measured=f"{changing / quiet:.2f} times ({changing:.2f} ms, quiet {quiet:.2f} ms)",
+            met=changing <= P99_RATIO_MAX * quiet,
+        ),
+        Target(
+            promise=f"resident memory at the end at most {MEMORY_GROWTH_MAX:g} times that at the beginning",
+            measured=", ".join(f"{name} {ratio:.2f} times" for name, ratio in grown.items()),
+            met=max(grown.values()) <= MEMORY_GROWTH_MAX,
+        ),
+    ]
+
+
+def page(found: Found, arguments: argparse.Namespace, machine: str) -> str:
+    rows = []
+    for phase in found.phases:
+        ordered = sorted(found.of(phase))
+        middle, high = (f"{load.quantile(ordered, share):.2f}" for share in (0.5, 0.99))
+        name = "changing" if phase.changing else "quiet"
+        rows.append((name, f"{phase.ended - phase.began:.0f}", str(len(ordered)), middle, high, f"{ordered[-1]:.1f}"))
+    done = found.done
+    lasted_s = sum(phase.ended - phase.began for phase in found.phases)
+    said = f"{done.weights} weight changes, {done.releases} releases, {done.rollbacks} rollbacks"
+    command = f'make bench ARGS="changes --seconds {arguments.seconds:g} --releases {arguments.releases}"'
+    return f"""
+# Changes under load
+
+{report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools"))}.
+{machine}.
+
+{report.targets(judge(found))}
+
+{found.rate:.0f} requests a second for {lasted_s:.0f} s, {LOAD_SHARE:.0%} of the {found.saturation:.0f} that
+{CONNECTIONS} connections reached; {said}.
+A new version's worker was ready after {statistics.median(done.start_s):.1f} s (median).
+
+{report.table(("phase", "seconds", "requests", "p50 ms", "p99 ms", "longest ms"), rows)}
+
+## How
+
+`{command}`. Router, committer and workers as processes; requests of
+one row with Poisson arrivals over {CONNECTIONS} connections, latency from the arrival, both bodies logged. The load
+generator polls on the last core, everything else has the others. On two cores that is one: router, worker, committer
+*and every worker that starts* share it, so {LOAD_SHARE:.0%} of saturation leaves {1 - LOAD_SHARE:.0%} of one core for a start,
+and p99 says what a start costs its neighbours.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=changes", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0, help="of quiet and changing phases together")
+    parser.add_argument("--releases", type=int, default=10, help="of five weight changes; every second is undone")
+    arguments = parser.parse_args()
+    machine = report.machine()
+    found = measure(arguments.seconds, arguments.releases)
+    report.write("changes", page(found, arguments, machine))
+    return 0 if all(target.met for target in judge(found)) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

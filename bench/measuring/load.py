@@ -1,0 +1,329 @@
+"""A load generator that costs little and cannot be overtaken by what it measures.
+
+One process, one thread, raw sockets under epoll, requests as bytes made beforehand, keep-alive. It polls without sleeping,
+so that its own wake-ups are no part of a latency; it therefore needs a core of its own, and the benchmarks pin it to the
+last one and everything measured to the others. *Closed*: every connection sends its next request when it has its answer.
+*Open*: arrivals of a Poisson process, seeded, whatever the server does; a latency counts from the arrival, so that a
+server that stalls pays for all who came meanwhile.
+
+Every answer is looked at: 200, and the expected bytes in its body. Anything else is counted as a failure with its reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import random
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ANSWER_S_MAX = 30.0
+"""A request without an answer for so long has failed; the run goes on without its connection."""
+
+RECEIVE_BYTES = 262_144
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_CHUNKS_END = b"0\r\n\r\n"
+_HEAD_END = b"\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A whole HTTP request, and bytes that a right answer's body holds."""
+
+    data: bytes
+    expected: bytes = b""
+
+
+def post(path: str, body: bytes, *, headers: dict[str, str] | None = None, expected: bytes = b"") -> Request:
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    lines.append(f"Content-Length: {len(body)}")
+    return Request(data="\r\n".join(lines).encode() + _HEAD_END + body, expected=expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to send. Ends after `requests` answers, `seconds`, or SIGTERM, whichever comes first; `rate` (a second) makes
+    it open."""
+
+    port: int
+    sent: Sequence[Request]
+    connections: int
+    requests: int = 10**9
+    seconds: float = 10**6
+    rate: float = 0.0
+    seed: int = 1
+    core: int | None = None
+    trace: str = ""
+    """A file for every request's arrival (monotonic seconds) and latency (ms; negative: failed), as doubles."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What came back. Latencies in ms over the answered requests."""
+
+    answered: int = 0
+    wall_s: float = 0.0
+    latency_ms_p50: float = 0.0
+    latency_ms_p99: float = 0.0
+    latency_ms_max: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    load_cpu_s: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return self.answered / self.wall_s if self.wall_s else 0.0
+
+
+class _Connection:
+    __slots__ = ("arrived", "buffer", "expected", "number", "socket")
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.number = self.socket.fileno()
+        self.buffer = b""
+        self.expected = b""
+        self.arrived = 0.0
+
+
+class Generator:
+    """Carries out one plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._epoll = select.epoll()
+        self._busy: dict[int, _Connection] = {}
+        self._idle: list[_Connection] = []
+        self._waiting: deque[float] = deque()
+        self._arrivals = array("d")
+        self._latencies = array("d")
+        self._failures: Counter[str] = Counter()
+        self._begun = 0
+        self._end = math.inf
+        self._chance = random.Random(plan.seed)
+
+    def end(self) -> None:
+        """Begin nothing more; what is under way is still awaited."""
+        self._end = 0.0
+
+    def run(self) -> Outcome:
+        plan = self._plan
+        for _ in range(plan.connections):
+            self._open()
+        cpu = time.process_time()
+        began = time.monotonic()
+        self._end = began + plan.seconds
+        if plan.rate:
+            self._run_open(began)
+        else:
+            self._run_closed()
+        wall_s = time.monotonic() - began
+        patience = time.monotonic() + ANSWER_S_MAX
+        while self._busy and time.monotonic() < patience:
+            self._receive()
+        for connection in self._busy.values():
+            self._fail(connection.arrived, "no answer")
+        return self._outcome(wall_s, time.process_time() - cpu)
+
+    def _run_closed(self) -> None:
+        plan = self._plan
+        while time.monotonic() < self._end and len(self._latencies) < plan.requests:
+            while self._idle and self._begun < plan.requests:
+                self._send(self._idle.pop(), time.monotonic())
+            self._receive()
+
+    def _run_open(self, began: float) -> None:
+        plan = self._plan
+        arrival = began
+        while True:
+            now = time.monotonic()
+            while arrival <= now and arrival < self._end and self._begun + len(self._waiting) < plan.requests:
+                self._waiting.append(arrival)
+                arrival += self._chance.expovariate(plan.rate)
+            while self._waiting and self._idle:
+                self._send(self._idle.pop(), self._waiting.popleft())
+            if not self._waiting and (arrival >= self._end or self._begun >= plan.requests):
+                return
+            self._receive()
+
+    def _open(self) -> None:
+        """One more idle connection; a refused one is tried again for a moment, then counts as a failure."""
+        try:
+            connection = _Connection(self._plan.port)
+        except OSError as error:
+            self._fail(time.monotonic(), f"connect: {error.strerror or error}")
+            time.sleep(0.01)
+            return
+        self._epoll.register(connection.number, select.EPOLLIN)
+        self._idle.append(connection)
+
+    def _send(self, connection: _Connection, arrived: float) -> None:
+        sent = self._plan.sent[self._begun % len(self._plan.sent)]
+        self._begun += 1
+        connection.arrived, connection.expected, connection.buffer = arrived, sent.expected, b""
+        self._busy[connection.number] = connection
+        try:
+            written = connection.socket.send(sent.data)
+            if written < len(sent.data):  # larger than the socket's buffer: wait for room, it is rare
+                connection.socket.setblocking(True)
+                connection.socket.sendall(sent.data[written:])
+                connection.socket.setblocking(False)
+        except OSError as error:
+            self._drop(connection, f"send: {error.strerror or error}")
+
+    def _receive(self) -> None:
+        for number, _ in self._epoll.poll(0):
+            connection = self._busy.get(number)
+            if connection is None:
+                self._close_idle(number)
+                continue
+            try:
+                data = connection.socket.recv(RECEIVE_BYTES)
+            except OSError as error:
+                self._drop(connection, f"receive: {error.strerror or error}")
+                continue
+            if not data:
+                self._drop(connection, "closed without an answer")
+                continue
+            connection.buffer = connection.buffer + data if connection.buffer else data
+            if (body := _body(connection.buffer)) is not None:
+                self._answered(connection, body)
+
+    def _answered(self, connection: _Connection, body: bytes) -> None:
+        now = time.monotonic()
+        head = connection.buffer
+        if head[9:12] != b"200":
+            self._fail(connection.arrived, f"status {head[9:12].decode()}: {body[:120].decode(errors='replace')}")
+        elif connection.expected not in body:
+            self._fail(connection.arrived, f"wrong answer: {body[:120].decode(errors='replace')}")
+        else:
+            self._arrivals.append(connection.arrived)
+            self._latencies.append((now - connection.arrived) * 1000)
+        del self._busy[connection.number]
+        self._idle.append(connection)
+
+    def _drop(self, connection: _Connection, because: str) -> None:
+        self._fail(connection.arrived, because)
+        del self._busy[connection.number]
+        connection.socket.close()
+        self._open()
+
+    def _close_idle(self, number: int) -> None:
+        """The server closed a connection that carried nothing: replaced, no failure."""
+        for connection in [one for one in self._idle if one.number == number]:
+            self._idle.remove(connection)
+            connection.socket.close()
+            self._open()
+
+    def _fail(self, arrived: float, because: str) -> None:
+        self._failures[because] += 1
+        self._arrivals.append(arrived)
+        self._latencies.append(-1.0)
+
+    def _outcome(self, wall_s: float, cpu_s: float) -> Outcome:
+        if self._plan.trace:
+            with Path(self._plan.trace).open("wb") as file:
+                array("d", [len(self._arrivals)]).tofile(file)
+                self._arrivals.tofile(file)
+                self._latencies.tofile(file)
+        answered = sorted(latency for latency in self._latencies if latency >= 0)
+        return Outcome(
+            answered=len(answered),
+            wall_s=wall_s,
+            latency_ms_p50=quantile(answered, 0.5),
+            latency_ms_p99=quantile(answered, 0.99),
+            latency_ms_max=answered[-1] if answered else 0.0,
+            failures=dict(self._failures),
+            load_cpu_s=cpu_s,
+        )
+
+
+def _body(data: bytes) -> bytes | None:
+    """The body of a response that has arrived whole, else None."""
+    end = data.find(_HEAD_END)
+    if end < 0:
+        return None
+    start = end + len(_HEAD_END)
+    if (length := _LENGTH.search(data, 0, end)) is not None:
+        return data[start:] if len(data) - start >= int(length[1]) else None
+    return data[start:] if data.endswith(_CHUNKS_END) else None
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of them do not exceed; 0 where there are none."""
+    if not ordered:
+        return 0.0
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def read_trace(path: Path) -> tuple[array[float], array[float]]:
+    """Arrivals and latencies that a plan's `trace` wrote."""
+    with path.open("rb") as file:
+        count = array("d")
+        count.fromfile(file, 1)
+        arrivals, latencies = array("d"), array("d")
+        arrivals.fromfile(file, int(count[0]))
+        latencies.fromfile(file, int(count[0]))
+    return arrivals, latencies
+
+
+# --- as a process of its own -----------------------------------------------------------------------------------------
+
+
+def start(plan: Plan) -> subprocess.Popen[bytes]:
+    """Begin a plan in another process."""
+    document = asdict(plan)
+    document["sent"] = [[base64.b64encode(one.data).decode(), one.expected.decode("latin-1")] for one in plan.sent]
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(document).encode())
+    process.stdin.close()
+    return process
+
+
+def finish(process: subprocess.Popen[bytes]) -> Outcome:
+    """Wait for a plan's end. Raises RuntimeError when the generator itself failed."""
+    assert process.stdout is not None
+    with process.stdout:
+        answer = process.stdout.read()
+    if process.wait() != 0:
+        raise RuntimeError(f"the load generator ended with {process.returncode}")
+    return Outcome(**json.loads(answer))
+
+
+def run(plan: Plan) -> Outcome:
+    return finish(start(plan))
+
+
+def main() -> None:
+    document = json.load(sys.stdin)
+    sent = [Request(data=base64.b64decode(data), expected=ok.encode("latin-1")) for data, ok in document.pop("sent")]
+    plan = Plan(sent=sent, **document)
+    if plan.core is not None:
+        os.sched_setaffinity(0, {plan.core})
+    generator = Generator(plan)
+    signal.signal(signal.SIGTERM, lambda number, frame: generator.end())
+    print(json.dumps(asdict(generator.run())))
+
+
+if __name__ == "__main__":
+    main()
