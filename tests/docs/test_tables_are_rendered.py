@@ -1,4 +1,4 @@
-"""Tables in the documentation come from the code: phases, events, permissions, fields of documents.
+"""Tables in the documentation come from the code: phases, events, permissions, fields of documents, metrics.
 
 A page marks a place with `<!-- begin NAME -->` and `<!-- end NAME -->`. `python tests/docs/test_tables_are_rendered.py`
 writes what belongs between them; the test compares, so that nobody edits there by hand and nobody forgets.
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from steersman.dataplane import metrics
 from steersman.domain import spec
 from steersman.domain.access import HUMAN_ONLY, PERMISSIONS, ROLE_PERMISSIONS, Role
 from steersman.domain.events import ACTIONS
@@ -80,6 +81,11 @@ def permissions() -> str:
         held = ("yes" if permission in ROLE_PERMISSIONS[role] else "" for role in Role)
         rows.append((f"`{permission}`{mark}", said, *held))
     return table(("permission", "allows to", *map(str, Role)), rows)
+
+
+def all_metrics() -> str:
+    rows = ((f"`{one.name}`", one.kind, code(one.labels), one.help) for one in metrics.METRICS)
+    return table(("metric", "kind", "labels beside `process`", "meaning"), rows)
 
 
 def fields() -> str:
@@ -174,6 +180,7 @@ RENDERED: dict[str, tuple[str, Callable[[], str]]] = {
     "events": ("events.md", events),
     "permissions": ("permissions.md", permissions),
     "fields": ("documents.md", fields),
+    "metrics": ("metrics.md", all_metrics),
 }
 """Every rendered place: its page, and what belongs there."""
 

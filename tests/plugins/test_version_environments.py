@@ -161,8 +161,11 @@ def test_a_version_answers_with_the_library_it_names_and_nothing_waits_for_the_b
     target.ensure(replica, 1)
     assert time.monotonic() - began < 2.0
     assert target.observe() == []
-    running = start(target, replica)
-    assert target.failure(replica) is None
+    after = LocalTarget(state)
+    running = start(after, replica)
+    assert after.failure(replica) is None
+    [log] = (state / "logs" / "environments").iterdir()
+    assert log.read_text().count("Resolved") == 1, "the control server that comes after a crash adopts the build"
     assert ask(running) == (24.0 if running.sandbox != "none" else -1.0)
 
     [environment] = environments(state)

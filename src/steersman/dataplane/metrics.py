@@ -89,9 +89,17 @@ METRICS = (
     Metric("steersman_router_refused_total", "counter", "Requests refused for what they were (status 4xx)."),
     Metric("steersman_router_failed_total", "counter", "Requests a version refused or could not answer."),
     Metric("steersman_router_fallbacks_total", "counter", "Parts answered by stable because the candidate failed."),
-    Metric("steersman_router_retries_total", "counter", "Questions asked of a second replica."),
+    Metric("steersman_router_sampled_out_rows_total", "counter", "Rows that the model's sampling kept out of the log."),
     Metric("steersman_router_queue_refusals_total", "counter", "Requests refused because too many were under way."),
     Metric("steersman_router_mirrors_dropped_total", "counter", "Copies for mirrors that were not sent.", ("reason",)),
+    Metric("steersman_upstream_retries_total", "counter", "Questions asked of a second replica."),
+    Metric("steersman_upstream_retries_refused_total", "counter", "Repetitions that the budget of retries did not allow."),
+    Metric("steersman_upstream_ejections_total", "counter", "Times any replica began to be avoided."),
+    Metric("steersman_upstream_outliers_total", "counter", "Of those, for its answers of status 5xx."),
+    Metric("steersman_upstream_connect_failures_total", "counter", "Connections a replica did not take."),
+    Metric("steersman_upstream_stale_connections_total", "counter", "Kept connections found closed by the replica."),
+    Metric("steersman_upstream_timeouts_total", "counter", "Questions without an answer in their time."),
+    Metric("steersman_upstream_cancelled_total", "counter", "Questions given up because the caller left."),
     Metric("steersman_replica_in_flight", "gauge", "Requests under way to a replica.", ("address",)),
     Metric("steersman_replica_ejected", "gauge", "1 while a replica is avoided.", ("address",)),
     Metric("steersman_replica_ejections_total", "counter", "Times a replica began to be avoided.", ("address",)),
@@ -194,6 +202,7 @@ class _Counters(msgspec.Struct):
     generation: int = 0
     router: dict[str, Any] = {}
     capture: dict[str, Any] = {}
+    upstream: dict[str, Any] = {}
     traces: dict[str, Any] = {}
     variants: list[_Variant] = []
     routes: list[_InFlight] = []
@@ -226,6 +235,7 @@ def _add_router(page: _Page, process: str, counters: _Counters) -> None:
     page.add("steersman_configuration_generation", counters.generation, process=process)
     _add_each(page, "steersman_router_", counters.router, process)
     _add_each(page, "steersman_capture_", counters.capture, process)
+    _add_each(page, "steersman_upstream_", counters.upstream, process)
     dropped, unreadable = counters.router.get("mirrors_dropped", 0), counters.router.get("mirrors_unreadable", 0)
     page.add("steersman_router_mirrors_dropped_total", dropped - unreadable, process=process, reason="full")
     page.add("steersman_router_mirrors_dropped_total", unreadable, process=process, reason="unreadable")

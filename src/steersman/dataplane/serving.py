@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from steersman.dataplane import asgi, examples, protocol, streaming, tensors
+from steersman.dataplane import asgi, examples, protocol, streaming, tensors, tracing
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.batches import Batch, Model, check_rows, tensor
 from steersman.dataplane.batching import Batcher, Call, Predicted, TimeOverError
@@ -46,6 +46,7 @@ class _Headers(msgspec.Struct, frozen=True):
     mlflow: bool = False
     json_bytes: int | None = None
     deadline_s: float | None = None
+    received: tracing.Headers = ()
 
 
 class _Generate(msgspec.Struct, frozen=True):
@@ -110,7 +111,8 @@ class Worker:
         if self._batcher is None:
             if headers.deadline_s is not None and headers.deadline_s <= 0:
                 raise _time_over("no time was left when it arrived")
-            predicted = self._predict(batch, call)
+            with tracing.model_context(headers.received):
+                predicted = self._predict(batch, call)
         else:
             try:
                 predicted = await self._batcher.predict(batch, call)
@@ -247,7 +249,7 @@ def _read_headers(scope: Scope) -> _Headers:
             raise Refusal(400, "unknown X-Steersman-Variant", "stable, candidate, mirror or challenger") from None
         except ValueError:
             raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out") from None
-    return _Headers(variant, mlflow, json_bytes, deadline_s)
+    return _Headers(variant, mlflow, json_bytes, deadline_s, scope["headers"])
 
 
 async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:

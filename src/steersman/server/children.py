@@ -33,7 +33,7 @@ def environment_of(name: str, *, polars_threads: int | None = 1) -> dict[str, st
     """What a process of ours gets of this one's environment, with numeric libraries kept to one thread."""
     environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
     prefixes = _PASSED_ON_TO.get(name, ())
-    environment |= {key: value for key, value in os.environ.items() if key.startswith(prefixes)}
+    environment |= {key: value for key, value in os.environ.items() if key.upper().startswith(prefixes)}
     environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if polars_threads is not None:
         environment["POLARS_MAX_THREADS"] = str(polars_threads)

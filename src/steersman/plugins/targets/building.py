@@ -36,7 +36,7 @@ CARD_FILE = "steersman.json"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build: `place` is the final folder, `python` an interpreter's path or a version, `cache` uv's."""
+    """What to build: `place` is the final folder, `python` an interpreter's path or a version for uv to find."""
 
     uv: str
     python: str

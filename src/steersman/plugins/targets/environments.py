@@ -140,8 +140,8 @@ class Environments:
                 continue
             shutil.rmtree(self._root / record.digest, ignore_errors=True)
             shutil.rmtree(self._root / "cache", ignore_errors=True)
-            self._lock_path(record.digest).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for left in (self._lock_path(record.digest), self._request_path(record.digest), path):
+                left.unlink(missing_ok=True)
 
     def _start(self, wanted: Wanted, record: _Record, lock: int) -> None:
         """The request, the record, then the process; it holds the lock's descriptor for as long as it builds."""
@@ -151,7 +151,7 @@ class Environments:
             requirements=(*wanted.needs.requirements, *worker_requirements()),
             place=str(self._root / wanted.digest),
         )
-        request_path = self._root / f"{wanted.digest}.request"
+        request_path = self._request_path(wanted.digest)
         processes.write_whole(request_path, msgspec.json.encode(request))
         self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         log = self._log_path(wanted.digest)
@@ -172,10 +172,10 @@ class Environments:
 
     def _environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """What uv sees. Its cache lies on the environments' own disk, so that they share files; no Python is downloaded
-        unless the installation says so."""
+        unless the installation says so; and it never compiles, because it would start the new interpreter for that."""
         passed = {name: value for name, value in given.items() if name.upper().startswith(UV_VARIABLES)}
         ours = {"UV_CACHE_DIR": str(self._root / "cache"), "UV_PYTHON_DOWNLOADS": "never"}
-        return processes.clean_environment(threads=1) | ours | passed
+        return processes.clean_environment(threads=1) | ours | passed | {"UV_COMPILE_BYTECODE": "0"}
 
     def _noted(self, wanted: Wanted, version: str) -> _Record:
         """The record, with `version` among those that need it, and no longer among another's."""
@@ -219,6 +219,9 @@ class Environments:
 
     def _lock_path(self, digest: str) -> Path:
         return self._root / f"{digest}.lock"
+
+    def _request_path(self, digest: str) -> Path:
+        return self._root / f"{digest}.request"
 
     def _log_path(self, digest: str) -> Path:
         return self._logs / f"{digest}.log"
