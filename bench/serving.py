@@ -214,6 +214,8 @@ def page(found: dict[str, dict[str, Found]], arguments: argparse.Namespace, mach
     return f"""
 # Serving one row: Steersman beside other model servers
 
+For those who choose a model server, and pay for its processors.
+
 {report.today()}. {machine}.
 Ours: {report.versions(("steersman", "scikit-learn", "numpy", "uvicorn", "uvloop", "httptools", "msgspec", "deltalake"))}.
 Others: {", ".join(pinned())}; everything they were installed with is in `bench/peers/*.txt`.
