@@ -47,7 +47,7 @@ def main() -> int:
 def measure(state: Path) -> int:
     processes = {
         name: psutil.Process(json.loads((state / "run" / f"{name}.json").read_text())["pid"])
-        for name in ("control", "router")
+        for name in ("control", "router-0")
     }
     time.sleep(SETTLE_S)
     before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}

@@ -7,7 +7,7 @@ plugin stands behind which port. Every port has a conformance suite in `steersma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -336,6 +336,16 @@ class ArmCount(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
 
 
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was really deleted: rows of the two tables, data files (those that compactions had replaced too), and segments
+    of the write-ahead log that had been set aside as damaged."""
+
+    predictions: int = 0
+    labels: int = 0
+    files: int = 0
+    segments: int = 0
+
+
 @runtime_checkable
 class InferenceLog(Protocol):
     """The two tables of a model as questions. Spans are event time, `since` <= at < `until`."""
@@ -382,6 +392,18 @@ class InferenceLog(Protocol):
     def counts(
         self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
     ) -> list[ArmCount]: ...
+
+    def expire(self, key: str, workspace: str, model: str, *, until: date) -> Removed:
+        """Delete all rows of the model, in every environment, whose UTC date (of event time) is before `until`.
+
+        When this returns no file holds them. Asked again with the same `key` it tells what all attempts removed
+        together. Raises `LogError`; then some of it may be done.
+        """
+        ...
+
+    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
+        """Delete every row of one entity (as the log has it, hashed where it is), its labels too. Raises `LogError`."""
+        ...
 
 
 class LogError(Exception):

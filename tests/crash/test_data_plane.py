@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
+import os
 import random
 import resource
 import signal
@@ -18,6 +20,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from steersman.dataplane.router import STREAMS_MAX
 from steersman.ports import LogError
 from steersman.testing.plane import STUMP, STUMP_SIGNATURE, Plane, stump
 
@@ -256,10 +259,22 @@ def test_a_full_disk_refuses_predictions_in_durable_and_keeps_what_it_answered(p
 
 
 def test_two_routers_never_write_one_log(plane: Plane, tmp_path: Path) -> None:
+    """Each has a stream of its own; one that finds none free does not start."""
     plane.router()
-    second = plane.start("router-second", "--state", str(plane.state), "--port", "0")
-    assert second.wait(20) == 1
-    assert "another router writes the stream" in plane.said("router-second")
+    second = plane.start("router-second", "--state", str(plane.state), "--port", "0", "--number", "1")
+    held = plane.state / "wal"
+    plane._await("router-second", lambda: (held / "router-1.lock").exists())
+    locks = [os.open(held / f"router-{number}.lock", os.O_RDWR | os.O_CREAT) for number in range(2, STREAMS_MAX)]
+    try:
+        for lock in locks:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        third = plane.start("router-third", "--state", str(plane.state), "--port", "0", "--number", "2")
+        assert third.wait(20) == 1
+        assert "other routers write all" in plane.said("router-third")
+    finally:
+        for lock in locks:
+            os.close(lock)
+    assert second.poll() is None
 
 
 def test_two_committers_never_work_on_one_log(plane: Plane) -> None:

@@ -129,7 +129,7 @@ class Killer:
         if pid is None:
             return
         self.killed.update([victim])
-        if victim == "router":
+        if victim == "router-0":
             self._installed.wait_for(self._router_answers, "the router is back")
             self.router_gone.append((began, time.monotonic()))
 

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steersman.dataplane import tables
+from steersman.dataplane.storage import LocalStorage
 from steersman.domain.errors import BadRequest, NotFound
 from steersman.plugins.tables.datasets import ParquetDatasets
+from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.ports import DatasetSource, Snapshot
 
 BEGIN = datetime(2013, 3, 1, tzinfo=UTC)
@@ -54,18 +56,18 @@ def label(event: str, at: datetime, value: float) -> dict[str, Any]:
 
 def write_log(state: Path, predictions: Sequence[dict[str, Any]], labels: Sequence[dict[str, Any]]) -> None:
     """The two tables as the committer leaves them."""
-    folder = tables.predictions_folder(state / "tables", "ops", "production", "flight-delay")
+    folder = tables.predictions_folder("ops", "production", "flight-delay")
     known = tables.Catalogue()
     known.assign("context", {"distance": "long", "temp": "double"})
-    tables.write_catalogue(folder, known)
+    tables.write_catalogue(LocalStorage(state / "tables"), folder, known)
     if predictions:
         types = {"at": INSTANT, "inputs": INPUTS, "outputs": pl.String, "error": pl.String, "status": pl.Int32}
         frame = pl.DataFrame(predictions, schema_overrides=types)
-        write_deltalake(str(folder / "predictions"), frame, mode="append", partition_by=["date"])
+        write_deltalake(str(state / "tables" / folder / "predictions"), frame, mode="append", partition_by=["date"])
     if labels:
         frame = pl.DataFrame(labels, schema_overrides={"at": INSTANT, "value": pl.Float64})
-        target = tables.labels_table(state / "tables", "ops", "flight-delay")
-        write_deltalake(str(target), frame, mode="append", partition_by=["date"])
+        target = tables.labels_table("ops", "flight-delay")
+        write_deltalake(str(state / "tables" / target), frame, mode="append", partition_by=["date"])
 
 
 def write_history(path: Path, rows: Sequence[tuple[str, datetime, datetime, int | None]]) -> Path:
@@ -115,7 +117,7 @@ def cut(
     time_from: datetime | None = None,
     time_until: datetime | None = None,
 ) -> tuple[Snapshot, pl.DataFrame]:
-    datasets = ParquetDatasets(state)
+    datasets = ParquetDatasets(DeltaInferenceLog(state))
     into = state / "snapshot.parquet"
     snapshot = datasets.snapshot(source, known_until=known_until, time_from=time_from, time_until=time_until, into=into)
     return snapshot, pl.read_parquet(into)
@@ -229,7 +231,7 @@ def test_files_and_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
 def test_columns_of_a_snapshot_are_read_as_arrays(tmp_path: Path) -> None:
     history = write_history(tmp_path / "flights.parquet", [("h1", BEGIN, BEGIN, 1), ("h2", BEGIN + HOUR, BEGIN, 0)])
     snapshot, _ = cut(tmp_path, flights(history, extend_model=None), BEGIN + DAY)
-    columns = ParquetDatasets(tmp_path).read(snapshot.path, ["late", "predicted_at", "flight_id"])
+    columns = ParquetDatasets(DeltaInferenceLog(tmp_path)).read(snapshot.path, ["late", "predicted_at", "flight_id"])
     assert columns["late"].tolist() == [1.0, 0.0]
     assert columns["predicted_at"].astype("datetime64[h]").astype(str).tolist() == ["2013-03-01T00", "2013-03-01T01"]
     assert columns["flight_id"].tolist() == ["h1", "h2"]
@@ -307,13 +309,13 @@ def test_a_large_log_is_cut_quickly(tmp_path: Path) -> None:
         pl.struct(pl.lit(100).cast(pl.Int64).alias("distance"), pl.lit(1.0).alias("temp")).alias("inputs"),
     )
     write_log(tmp_path, [], [label("other", BEGIN, 1.0)])
-    folder = tables.predictions_folder(tmp_path / "tables", "ops", "production", "flight-delay")
-    write_deltalake(str(folder / "predictions"), frame, partition_by=["date"])
+    folder = tables.predictions_folder("ops", "production", "flight-delay")
+    write_deltalake(str(tmp_path / "tables" / folder / "predictions"), frame, partition_by=["date"])
     known = frame.select(
         "event_id", pl.col("at") + DAY, "date", pl.lit(1.0).alias("value"), pl.lit("api").alias("source")
     )
-    target = tables.labels_table(tmp_path / "tables", "ops", "flight-delay")
-    write_deltalake(str(target), known, mode="append", partition_by=["date"])
+    target = tables.labels_table("ops", "flight-delay")
+    write_deltalake(str(tmp_path / "tables" / target), known, mode="append", partition_by=["date"])
     history = write_history(tmp_path / "flights.parquet", [])
     begin = time.perf_counter()
     snapshot, _ = cut(tmp_path, flights(history), BEGIN + 400 * DAY)

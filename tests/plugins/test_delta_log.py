@@ -2,85 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
-from steersman.dataplane.capture import Labels, Prediction, SegmentWriter, context_of
-from steersman.dataplane.committer import Committer
-from steersman.dataplane.configuration import Column, Route
-from steersman.plugins.tables import delta
 from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.ports import InferenceLog, LogError
-from steersman.testing.plane import tensor
-
-PLACE = ("ops", "production", "m")
-CONTEXT = context_of(
-    Route(
-        workspace="ops",
-        environment="production",
-        model="m",
-        salt="s",
-        signature=(Column(name="x", type="FP64"), Column(name="origin", type="BYTES")),
-    )
-)
-START = datetime(2013, 3, 1, tzinfo=UTC)
-
-
-def us(at: datetime) -> int:
-    return int(at.timestamp() * 1_000_000)
-
-
-class Written:
-    """A state directory filled without a router."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.writer = SegmentWriter(state / "wal", "router-0")
-        self.committer = Committer(state)
-        self.log = DeltaInferenceLog(state)
-
-    def predict(
-        self,
-        ids: list[str],
-        at: datetime,
-        scores: list[float],
-        *,
-        digest: str = "a",
-        variant: str = "stable",
-        status: int = 200,
-        request_id: str = "",
-        latency_ms: float = 1.0,
-    ) -> None:
-        outputs = [{"name": "score", "datatype": "FP64", "shape": [len(ids)], "data": scores}]
-        inputs = [tensor("x", [float(len(one)) for one in ids]), tensor("origin", ["JFK" for _ in ids])]
-        record = Prediction(
-            context=CONTEXT.id,
-            at_us=us(at),
-            version="1",
-            digest=digest,
-            release="r",
-            variant=variant,
-            probability=1.0,
-            request_id=request_id or ids[0],
-            event_ids=ids,
-            request=msgspec.json.encode({"inputs": inputs}),
-            outputs=msgspec.json.encode(outputs) if status == 200 else b"",
-            status=status,
-            error=None,
-            latency_ms=latency_ms,
-        )
-        self.writer.append(CONTEXT, record)
-
-    def label(self, event_id: str, value: float, at: datetime) -> None:
-        self.writer.append(None, Labels("ops", "m", "api", [event_id], [us(at)], [value]))
-
-    def commit(self) -> None:
-        self.committer.commit_all()
+from steersman.testing.log import PLACE, Written
 
 
 @pytest.fixture
@@ -88,8 +19,7 @@ def written(tmp_path: Path) -> Written:
     return Written(tmp_path)
 
 
-def day(number: int, hours: float = 0) -> datetime:
-    return START + timedelta(days=number, hours=hours)
+day = Written.day
 
 
 def test_it_is_the_port_the_loops_ask(written: Written) -> None:
@@ -171,17 +101,17 @@ def test_a_question_opens_the_files_of_its_dates_only(written: Written, monkeypa
     for number in range(5):
         written.predict([f"e{number}"], day(number, 3), [0.1])
         written.commit()
-    opened: list[Path] = []
-    scan = delta._scan
+    opened: list[str] = []
+    scan = DeltaInferenceLog._scan
 
-    def watched(files: list[Path], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
+    def watched(log: DeltaInferenceLog, files: list[str], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
         opened.extend(files)
-        return scan(files, schema)
+        return scan(log, files, schema)
 
-    monkeypatch.setattr(delta, "_scan", watched)
+    monkeypatch.setattr(DeltaInferenceLog, "_scan", watched)
     rows = written.log.scored_rows(*PLACE, since=day(2), until=day(3), as_of=day(3))
     assert rows["event_id"].to_list() == ["e2"]
-    assert {path.parent.name for path in opened} == {"date=2013-03-03"}
+    assert {Path(path).parent.name for path in opened} == {"date=2013-03-03"}
 
 
 def test_the_span_is_exact_within_its_dates(written: Written) -> None:
@@ -215,14 +145,6 @@ def test_only_what_has_matured_is_matured(written: Written) -> None:
     )
     assert rows["event_id"].to_list() == ["old"]
     assert rows["inputs"].to_list() == [{"x": 3.0, "origin": "JFK"}]
-
-
-def test_an_export_is_a_table_anyone_reads(written: Written, tmp_path: Path) -> None:
-    written.predict(["e1"], day(0), [0.1])
-    written.label("e1", 1.0, day(1))
-    written.commit()
-    copied = written.log.export(*PLACE, tmp_path / "export")
-    assert [pl.read_delta(str(table)).height for table in copied] == [1, 1]
 
 
 def test_a_flush_without_a_committer_says_so(written: Written) -> None:

@@ -84,6 +84,8 @@ _ALL = (
                       default=7700, metavar="PORT"),
             _argument("--router-port", help="port of the router: predictions, labels (default 7701)", type=int,
                       default=7701, metavar="PORT"),
+            _argument("--routers", help="router processes on that port (default 1); one serves some 5,000 requests a second",
+                      type=int, default=1, metavar="N"),
             _argument("--host", help="address to listen on (default 127.0.0.1)", default="127.0.0.1", metavar="HOST"),
             _argument("--mlflow-uri", help="use this MLflow instead of starting one", metavar="URI"),
             _argument("--mlflow-token", help="where that server's token lies: env:NAME or file:/absolute/path",
@@ -103,6 +105,14 @@ _ALL = (
         "Ctrl-C. Workers keep serving when it is killed and are adopted at the next start. Everything it keeps lies in\n"
         "the state directory; the first start writes the admin's token there, readable by you only.",
         ("steersman up", "steersman up --mlflow-uri https://mlflow.example.com --mlflow-token env:MLFLOW_TOKEN"),
+    ),
+    Command(
+        "restart", "replace the routers of a running installation without a failed request",
+        "steersman.cli.commands.installation:restart",
+        (_argument("what", help="what to replace", choices=("router",)),),
+        "The successor starts on the same socket and takes over when it is ready; only then is the old router asked to end,\n"
+        "which answers what it has. Use it after an upgrade. It must run on the machine of `steersman up`, as its user.",
+        ("steersman restart router",),
     ),
     Command(
         "demo", "run a year of real flights through the whole loop", "steersman.cli.commands.installation:demo",

@@ -7,14 +7,14 @@ outside has a bound before it is parsed: heads, bodies, and the time either may 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import AsyncIterable, Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from steersman.dataplane.edge import IDLE_GRACE_S, JSON, EdgeCycle, EdgeProtocol, EdgeServer, EdgeState, Headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,20 +22,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HEAD_BYTES_MAX = 32 * 1024
-"""Request line and headers; nginx and uvicorn's h11 stop between 8 and 64 kB."""
-
-HEAD_S_MAX = 10.0
-"""Seconds a client may take to send a head."""
-
 CONNECTIONS_MAX = 2_048
+"""Open connections of callers; further ones are answered 503."""
 
-_TOO_LARGE_BODY = b'{"error": "request head over 32 kB", "next_step": "send fewer or shorter headers"}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY)
-)
-_JSON = (b"content-type", b"application/json")
+BACKLOG = 2_048
+"""Connections the kernel keeps for a process that starts or is busy, up to its own limit (net.core.somaxconn, 4,096)."""
 
 
 class Refusal(Exception):
@@ -96,82 +87,60 @@ def _client_left() -> Refusal:
 
 
 async def reply(
-    send: Send, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = (), *, close: bool = False
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: Headers = (),
+    *,
+    content_type: bytes = JSON,
+    close: bool = False,
 ) -> None:
-    head = [_JSON, (b"content-length", b"%d" % len(body)), *headers]
-    if close:
-        head.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+    """Answer with a whole body; `headers` are further ones, with lower-case names."""
+    assert isinstance(send, EdgeCycle)
+    await send.answer(status, body, headers, content_type=content_type, close=close)
 
 
-async def refuse(send: Send, refusal: Refusal) -> None:
-    """Answer with a Refusal. Where the body was left unread the connection closes, so that it is not parsed on."""
+async def reply_stream(send: Send, status: int, pieces: AsyncIterable[bytes], headers: Headers) -> None:
+    """Answer with pieces as they come, no faster than the caller reads; `headers` must say the content type."""
+    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    async for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def refuse(send: Send, refusal: Refusal, body: bytes | None = None) -> None:
+    """Answer with a Refusal, in the words of `body` where a protocol has its own.
+
+    Where the request's body was left unread the connection closes, so that it is not parsed on.
+    """
     if refusal.status == 499:
         return
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
     if refusal.retry_after_s is not None:
         headers = ((b"retry-after", b"%d" % refusal.retry_after_s),)
-    body = msgspec.json.encode({"error": refusal.error, "next_step": refusal.next_step})
+    if body is None:
+        body = msgspec.json.encode({"error": refusal.error, "next_step": refusal.next_step})
     await reply(send, refusal.status, body, headers, close=refusal.status in (408, 413))
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a bound on the size of a head and on the time it may take."""
+def edge(
+    app: App,
+    *,
+    keep_alive_s: int = 75,
+    drain_s: int = 30,
+    idle_grace_s: float = IDLE_GRACE_S,
+    connections_max: int = CONNECTIONS_MAX,
+    cancel_on_leave: bool = False,
+) -> EdgeServer:
+    """A server for `app`, quiet, without access log; run it with `serve(sockets=[…])`.
 
-    _head_bytes = 0
-    _in_head = False
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._head_bytes = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._in_head:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self._in_head = False
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._close_slow_head)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        super().connection_lost(exc)
-
-    def _close_slow_head(self) -> None:
-        self._head_timer = None
-        self.transport.close()
-
-
-class EdgeServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers: a process with two listeners stops both itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-def edge(app: App, *, keep_alive_s: int = 75, drain_s: int = 30) -> EdgeServer:
-    """A server for `app`, quiet, without access log; run it with `serve(sockets=[…])`."""
+    To end it set `should_exit`: it stops accepting, answers what still comes on open connections for `idle_grace_s`, and
+    waits `drain_s` for what is under way. With `cancel_on_leave` a caller that leaves cancels the task of its request.
+    """
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=BoundedHttpProtocol,
+        http=EdgeProtocol,
         ws="none",
         loop="none",
         lifespan="off",
@@ -180,20 +149,29 @@ def edge(app: App, *, keep_alive_s: int = 75, drain_s: int = 30) -> EdgeServer:
         server_header=False,
         proxy_headers=False,
         date_header=False,
-        limit_concurrency=CONNECTIONS_MAX,
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=drain_s,
     )
-    return EdgeServer(config)
+    state = EdgeState(connections_max=connections_max, cancel_on_leave=cancel_on_leave)
+    return EdgeServer(config, state, idle_grace_s=idle_grace_s)
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises OSError when the port is in use."""
+def listen_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises OSError when the port is in use.
+
+    With `shared` other sockets of this user may listen on the same port, and the kernel deals connections out.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((host, port))
-    listener.listen(1024)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

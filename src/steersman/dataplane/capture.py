@@ -8,9 +8,9 @@ fails a prediction. `durable`: the group's fsync precedes the reply, and a full 
 A segment begins with a magic line and holds frames: length (u32), CRC-32 of the payload (u32), payload (MessagePack).
 A torn tail is recognised by length or checksum, so what was written before it is always recovered. A segment tells its
 own story: what a prediction belongs to (model, signature) is a *context* record that precedes its first use in each
-segment. Its name is `<stream>-<number>.seg`; numbers only grow, also across restarts and if the folder was emptied,
-because they start at the clock's seconds. `number << 32 | offset` is a position in the stream that never repeats, and
-what the committer stores in the tables to commit each record once.
+segment. Its name is `<stream>-<number>.seg`; numbers only grow, across restarts, a clock that steps back and segments that
+somebody removed: they start at the clock's seconds, and the last one given stands in `<stream>.lock`. A position in the
+stream is `number << 32 | offset`: it never repeats, and the committer stores it in the tables to commit each record once.
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ from pathlib import Path
 import msgspec
 
 from steersman.dataplane.configuration import Column, Route
+from steersman.dataplane.privacy import logged_signature
 
 MAGIC = b"steersman-wal 1\n"
 SUFFIX = ".seg"
+DAMAGED = ".damaged"
+"""What the name of a segment ends with that was set aside because something in it could not be read."""
+
 _HEADER = struct.Struct("<II")
 
 FRAME_BYTES_MAX = 128 * 1024 * 1024
@@ -107,7 +111,9 @@ _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
 def context_of(route: Route) -> Context:
-    fields = (route.workspace, route.environment, route.model, route.sticky_by, route.signature)
+    signature = logged_signature(route.signature, route.log)
+    sticky_by = None if route.sticky_by in route.log.drop else route.sticky_by
+    fields = (route.workspace, route.environment, route.model, sticky_by, signature)
     identity = hashlib.blake2b(_encoder.encode(fields), digest_size=8).digest()
     return Context(identity, *fields)
 
@@ -223,7 +229,7 @@ class SegmentWriter:
         """Close the open segment and begin the next; the old one is complete as soon as the new one exists."""
         existing = segments(self._folder, self._stream)
         self._waiting_bytes = sum(_size(path) for _, path in existing)
-        latest = max([self._number, *(number for number, _ in existing)])
+        latest = max([self._number, self._given(), *(number for number, _ in existing)])
         number = max(int(time.time()) - _NUMBERS_FROM_S, latest + 1)
         path = segment_path(self._folder, self._stream, number)
         try:
@@ -231,6 +237,7 @@ class SegmentWriter:
             try:
                 if os.write(fd, MAGIC) < len(MAGIC):
                     raise OSError(errno.ENOSPC, "short write")
+                os.pwrite(self._lock, f"{number:010d}".encode(), 0)
             except OSError:
                 os.close(fd)
                 path.unlink()
@@ -243,6 +250,11 @@ class SegmentWriter:
         self._opened_s = time.monotonic()
         self._contexts.clear()
         self.counts.segments += 1
+
+    def _given(self) -> int:
+        """The last number of the stream, though none of its segments may be left."""
+        text = os.pread(self._lock, 10, 0)
+        return int(text) if text.isdigit() else 0
 
     def close_segment(self) -> None:
         """Sync and close the open segment; the next record opens another."""

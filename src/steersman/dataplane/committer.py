@@ -1,43 +1,48 @@
 """The committer: turns segments of the write-ahead log into Delta commits, each record exactly once.
 
-A Delta commit may carry an *application transaction*: a name and a number that the table remembers. The number written
-with every commit is the position in the segment stream up to which its records are now in the table; commit and position
-become visible together or not at all. After a crash between two tables, or between a commit and the note in
-`wal/committed.json` of how far everything is done, the log is simply read again and each table takes what lies beyond its
-own position. A segment is deleted when a newer one exists and all of it is committed, files and log synced to disk.
+Each commit says up to which position of the segment stream its table now has the records (`steersman.dataplane.deltas`).
+After a crash between two tables, or between a commit and the note in `wal/committed.json` of how far everything is done,
+the log is simply read again and each table takes what lies beyond its own position. A segment is deleted when a newer one
+exists and all of it is committed, files and log synced to disk.
 
     python -m steersman.dataplane.committer --state DIR [--interval-s 5] [--bytes 16777216]
 
 It commits when enough bytes wait, when `interval-s` passed (0: never by time), and on `POST /flush` at
-`run/committer.sock`, which returns when everything written before the call is in the tables.
+`run/committer.sock`, which returns when everything written before the call is in the tables. Beside it, and never in its
+way, runs the upkeep of the tables (`steersman.dataplane.upkeep`). As the one writer it also deletes (`POST /expire`,
+`POST /erase`; `steersman.dataplane.removal`), after a commit, so that what waits in the log is deleted too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
+import functools
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote
 
 import msgspec
 import polars as pl
 import uvloop
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from steersman.dataplane import asgi, capture, expansion, sockets, tables
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
+from steersman.dataplane.deltas import DeltaTables
 from steersman.dataplane.handles import write_handle
+from steersman.dataplane.removal import Counts, EraseRequest, ExpireRequest, Remover
+from steersman.dataplane.storage import LocalStorage, Storage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.tables import TooManyTablesError
+from steersman.dataplane.upkeep import Upkeep
 
 BATCH_ROWS_MAX = 100_000
 """Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded)."""
@@ -45,21 +50,27 @@ BATCH_ROWS_MAX = 100_000
 RETRY_S = 5.0
 """Pause after a failed commit."""
 
-DAMAGED = ".damaged"
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
 
-_APPLICATION = "steersman:"
-_OFFSET = 0xFFFF_FFFF
-_TABLE_PROPERTIES: dict[str, str | None] = {
-    # Monitors fold each committed file once and find them in the log's entries: keep those for a year.
-    "delta.logRetentionDuration": "interval 365 days",
-}
+UPKEEP_PAUSE_S = 1.0
+"""Pause between two pieces of upkeep, and between two looks whether one is due: commits have the machine meanwhile."""
+
+REQUEST_BYTES_MAX = 64 * 1024
+"""Of a request on the socket: names, a date, an entity."""
+
+REQUEST_S = 5.0
+
+COMMIT_ERRORS = (DeltaError, OSError, TooManyTablesError, pl.exceptions.PolarsError)
+"""What a place of tables that is full, gone or changed by others makes of a commit: the log keeps what waits."""
 
 T = TypeVar("T")
+R = TypeVar("R", ExpireRequest, EraseRequest)
+
+_OFFSET = 0xFFFF_FFFF
 
 _log = logging.getLogger("steersman.committer")
 
@@ -93,14 +104,16 @@ class _Pending(msgspec.Struct):
 class Committer:
     """Reads segments and commits; one a state directory, used from one thread at a time."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(
+        self, state: Path, storage: Storage | None = None, *, committed: Callable[[str], None] = lambda _table: None
+    ) -> None:
+        """Without `storage` the tables are in the state directory; `committed` hears the path of each table written."""
         self.counts = CommitterCounts()
         self._wal = state / "wal"
-        self._root = state / "tables"
+        self._storage = storage or LocalStorage(state / "tables")
         self._note = self._wal / "committed.json"
-        self._open: dict[Path, DeltaTable] = {}
+        self._tables = DeltaTables(self._storage, committed)
         self._contexts: dict[bytes, Context] = {}
-        self._unsynced: list[tuple[Path, int]] = []
         self._wal.mkdir(parents=True, exist_ok=True)
         try:
             self._committed = msgspec.json.decode(self._note.read_bytes(), type=Committed)
@@ -181,73 +194,46 @@ class Committer:
 
     def _commit(self, stream: str, pending: _Pending) -> None:
         for (workspace, environment, model), found in pending.predictions.items():
-            folder = tables.predictions_folder(self._root, workspace, environment, model)
+            folder = tables.predictions_folder(workspace, environment, model)
             for name, items in self._by_table(folder, found).items():
-                table = tables.read_catalogue(folder).table(name)
-                path = folder / name
-                fresh = self._beyond(path, stream, items)
-                if fresh:
-                    frame = expansion.prediction_rows(table, [(context, record) for _, (context, record) in fresh])
-                    self._append(path, frame, stream, pending.end)
+                table = tables.read_catalogue(self._storage, folder).table(name)
+                rows = functools.partial(expansion.prediction_rows, table)
+                self._append(f"{folder}/{name}", stream, items, pending.end, rows)
         for (workspace, model), arrived in pending.labels.items():
-            path = tables.labels_table(self._root, workspace, model)
-            fresh_labels = self._beyond(path, stream, arrived)
-            if fresh_labels:
-                frame = expansion.label_rows([record for _, record in fresh_labels])
-                self._append(path, frame, stream, pending.end)
+            self._append(tables.labels_table(workspace, model), stream, arrived, pending.end, expansion.label_rows)
+
+    def _append(
+        self,
+        path: str,
+        stream: str,
+        items: Sequence[tuple[int, T]],
+        end: int,
+        frame_of: Callable[[Sequence[tuple[int, T]]], pl.DataFrame],
+    ) -> None:
+        rows = self._tables.append_once(path, stream, items, end, frame_of)
+        if rows:
+            self.counts.commits += 1
+            self.counts.rows += rows
+            self.counts.last_commit_ms = self._tables.last_commit_ms
+
+    def forget(self, workspace: str, model: str) -> None:
+        """Somebody else of this process changed the model's tables: read their logs again before the next commit."""
+        for path in tables.tables_of(self._storage, workspace, model):
+            self._tables.forget(path)
 
     def _by_table(
-        self, folder: Path, found: list[tuple[int, Context, Prediction]]
+        self, folder: str, found: list[tuple[int, Context, Prediction]]
     ) -> dict[str, list[tuple[int, tuple[Context, Prediction]]]]:
         """Sort records to the tables their signatures belong to; new signatures are written down first."""
-        catalogue = tables.read_catalogue(folder)
+        catalogue = tables.read_catalogue(self._storage, folder)
         changed = False
         grouped: dict[str, list[tuple[int, tuple[Context, Prediction]]]] = {}
         for position, context, record in found:
             changed |= catalogue.assign(context.id.hex(), tables.inputs_of(context.signature))
             grouped.setdefault(catalogue.contexts[context.id.hex()], []).append((position, (context, record)))
         if changed:
-            tables.write_catalogue(folder, catalogue)
+            tables.write_catalogue(self._storage, folder, catalogue)
         return grouped
-
-    def _beyond(self, path: Path, stream: str, items: list[tuple[int, T]]) -> list[tuple[int, T]]:
-        """The items the table does not have yet."""
-        table = self._table(path)
-        done = table.transaction_version(_APPLICATION + stream) if table is not None else None
-        return items if done is None else [item for item in items if item[0] > done]
-
-    def _table(self, path: Path) -> DeltaTable | None:
-        table = self._open.get(path)
-        if table is None and DeltaTable.is_deltatable(str(path)):
-            table = self._open[path] = DeltaTable(str(path))
-        return table
-
-    def _append(self, path: Path, frame: pl.DataFrame, stream: str, position: int) -> None:
-        """One Delta commit: the rows, and the position up to which the table now has the stream."""
-        started = time.perf_counter()
-        table = self._table(path)
-        properties = CommitProperties(app_transactions=[Transaction(_APPLICATION + stream, position)])
-        try:
-            if table is None:
-                path.mkdir(parents=True, exist_ok=True)
-                write_deltalake(
-                    str(path),
-                    frame,
-                    mode="append",
-                    partition_by=["date"],
-                    configuration=_TABLE_PROPERTIES,
-                    commit_properties=properties,
-                )
-                table = self._open[path] = DeltaTable(str(path))
-            else:
-                write_deltalake(table, frame, mode="append", schema_mode="merge", commit_properties=properties)
-        except BaseException:
-            self._open.pop(path, None)  # whatever it holds may be behind; the next attempt reads the log again
-            raise
-        self._unsynced.append((path, table.version()))
-        self.counts.commits += 1
-        self.counts.rows += frame.height
-        self.counts.last_commit_ms = round((time.perf_counter() - started) * 1000, 1)
 
     def _write_note(self) -> None:
         staging = self._note.with_suffix(".new")
@@ -260,7 +246,7 @@ class Committer:
         """Delete committed closed segments, once the tables are on the disk. What could not be read is set aside."""
         if not closed:
             return
-        self._sync_tables()
+        self._tables.sync()
         for reader in closed:
             if reader.damaged_frames or reader.torn_bytes:
                 self.counts.damaged_frames += reader.damaged_frames
@@ -270,47 +256,25 @@ class Committer:
                     reader.path.name,
                     reader.damaged_frames,
                     reader.torn_bytes,
-                    reader.path.with_suffix(DAMAGED).name,
+                    reader.path.with_suffix(capture.DAMAGED).name,
                 )
-                reader.path.rename(reader.path.with_suffix(DAMAGED))
+                reader.path.rename(reader.path.with_suffix(capture.DAMAGED))
             else:
                 reader.path.unlink(missing_ok=True)
             self.counts.segments_deleted += 1
-        for path in sorted(self._wal.glob(f"*{DAMAGED}"))[:-DAMAGED_KEPT_MAX]:
+        for path in sorted(self._wal.glob(f"*{capture.DAMAGED}"))[:-DAMAGED_KEPT_MAX]:
             path.unlink()
-
-    def _sync_tables(self) -> None:
-        """fsync what was committed since the last time: data files, log entries, and their folders."""
-        folders: set[Path] = set()
-        for table, version in self._unsynced:
-            entry = table / "_delta_log" / f"{version:020d}.json"
-            for path in (entry, *_added_files(table, entry)):
-                _sync(path)
-                folders.add(path.parent)
-            folders.add(table)
-        for folder in folders:
-            _sync(folder)
-        self._unsynced.clear()
-
-
-def _added_files(table: Path, entry: Path) -> list[Path]:
-    lines = (msgspec.json.decode(line) for line in entry.read_bytes().splitlines())
-    return [table / unquote(line["add"]["path"]) for line in lines if "add" in line]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Service:
-    """The process around a committer: when to commit, and the socket."""
+    """The process around a committer: when to commit and to keep up, and the socket."""
 
-    def __init__(self, committer: Committer, *, interval_s: float, bytes_max: int) -> None:
+    def __init__(
+        self, committer: Committer, upkeep: Upkeep, remover: Remover, *, interval_s: float, bytes_max: int
+    ) -> None:
         self._committer = committer
+        self._upkeep = upkeep
+        self._remover = remover
         self._interval_s = interval_s
         self._bytes_max = bytes_max
         self._one_at_a_time = asyncio.Lock()
@@ -336,35 +300,81 @@ class Service:
             if waiting >= self._bytes_max or (waiting and overdue):
                 try:
                     await self.commit()
-                except (DeltaError, OSError, TooManyTablesError) as error:
+                except COMMIT_ERRORS as error:
                     _log.error("commit failed, will be tried again: %s", error)
                     await asyncio.sleep(RETRY_S)
+
+    async def keep_up(self) -> None:
+        """Compact, checkpoint and vacuum beside the commits, one piece after the other."""
+        with contextlib.suppress(*COMMIT_ERRORS):  # tables that get commits are told by the committer
+            await asyncio.to_thread(self._upkeep.find)
+        while True:
+            await asyncio.sleep(UPKEEP_PAUSE_S)
+            try:
+                await asyncio.to_thread(self._upkeep.turn)
+                self._upkeep.counts.last_error = None
+            except COMMIT_ERRORS as error:
+                self._upkeep.counts.last_error = f"{type(error).__name__}: {error}"[:500]
+                _log.error("upkeep of a table failed, will be tried again: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def remove(self, request: ExpireRequest | EraseRequest) -> Counts:
+        """Commit what waits, so that it is removed too; then delete while nobody else writes."""
+
+        def work() -> Counts:
+            self._committer.commit_all()
+            with self._upkeep.alone:
+                try:
+                    if isinstance(request, ExpireRequest):
+                        return self._remover.expire(request)
+                    return self._remover.erase(request)
+                finally:
+                    self._committer.forget(request.workspace, request.model)
+
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(work)
 
     async def app(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
         try:
             if not sockets.key_matches(scope["headers"], key):
                 raise Refusal(401, "the socket's key is missing or wrong", "read it from the file beside the socket")
-            match (scope["method"], scope["path"]):
-                case ("POST", "/flush"):
-                    self._committer.counts.flushes += 1
-                    try:
-                        rows = await self.commit()
-                    except (DeltaError, OSError, TooManyTablesError) as error:
-                        raise Refusal(503, f"commit failed: {error}"[:1000], "see the committer's log") from None
-                    await asgi.reply(send, 200, b'{"rows": %d}' % rows)
-                case ("GET", "/counters"):
-                    waiting = self._committer.waiting_bytes()
-                    body = msgspec.json.encode({"waiting_bytes": waiting, "committer": self._committer.counts})
-                    await asgi.reply(send, 200, body)
-                case (method, path):
-                    raise Refusal(404, f"no {method} {path}", "POST /flush, GET /counters")
+            try:
+                await asgi.reply(send, 200, await self._answer(scope, receive))
+            except COMMIT_ERRORS as error:
+                raise Refusal(503, f"commit failed: {error}"[:1000], "see the committer's log") from None
         except Refusal as refusal:
             await asgi.refuse(send, refusal)
 
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        match (scope["method"], scope["path"]):
+            case ("POST", "/flush"):
+                self._committer.counts.flushes += 1
+                return b'{"rows": %d}' % await self.commit()
+            case ("POST", "/expire"):
+                return msgspec.json.encode(await self.remove(await _decoded(scope, receive, ExpireRequest)))
+            case ("POST", "/erase"):
+                return msgspec.json.encode(await self.remove(await _decoded(scope, receive, EraseRequest)))
+            case ("GET", "/counters"):
+                waiting = self._committer.waiting_bytes()
+                counts = {"committer": self._committer.counts, "upkeep": self._upkeep.counts}
+                return msgspec.json.encode({"waiting_bytes": waiting, **counts})
+            case (method, path):
+                raise Refusal(404, f"no {method} {path}", "POST /flush, /expire, /erase, GET /counters")
 
-async def serve(state: Path, *, interval_s: float, bytes_max: int) -> None:
+
+async def _decoded(scope: Scope, receive: Receive, kind: type[R]) -> R:
+    body = await asgi.read_body(scope, receive, bytes_max=REQUEST_BYTES_MAX, timeout_s=REQUEST_S)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise Refusal(400, f"the request cannot be read: {error}", "see steersman.dataplane.removal") from None
+
+
+async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: int) -> None:
     """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
-    service = Service(Committer(state), interval_s=interval_s, bytes_max=bytes_max)
+    upkeep = Upkeep(storage)
+    committer = Committer(state, storage, committed=upkeep.committed)
+    service = Service(committer, upkeep, Remover(state, storage), interval_s=interval_s, bytes_max=bytes_max)
     listener, key = sockets.listen_unix(state / "run" / "committer.sock")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -379,13 +389,26 @@ async def serve(state: Path, *, interval_s: float, bytes_max: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     write_handle(state / "run" / "committer.json")
-    timer = asyncio.create_task(service.commit_when_due())
+    tasks = [asyncio.create_task(service.commit_when_due()), asyncio.create_task(service.keep_up())]
     await server.serve(sockets=[listener])
-    timer.cancel()
+    for task in tasks:
+        task.cancel()
     try:
         await service.commit()
-    except (DeltaError, OSError, TooManyTablesError) as error:
+    except COMMIT_ERRORS as error:
         _log.error("the last commit failed; the log keeps what waits: %s", error)
+
+
+def _storage(state: Path) -> Storage:
+    """The place of the tables, tried; ends the process where it refuses for good, goes on where it does not answer yet."""
+    try:
+        storage = open_storage(state)
+        storage.check()
+    except (StorageRefusedError, ValueError) as error:
+        sys.exit(f"committer: the tables cannot be written: {error}")
+    except StorageError as error:
+        _log.error("%s; what is captured waits in the log", error)
+    return storage
 
 
 def main() -> None:
@@ -402,7 +425,8 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit("committer: another committer works on this state directory; stop it first")
-    uvloop.run(serve(arguments.state, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
+    storage = _storage(arguments.state)
+    uvloop.run(serve(arguments.state, storage, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 30.0
     in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
     signature: tuple[Column, ...] = ()
+    output: str = "score"
     variants: Annotated[tuple[VariantRoute, ...], msgspec.Meta(max_length=2)] = ()
     mirrors: Annotated[tuple[MirrorRoute, ...], msgspec.Meta(max_length=4)] = ()
     warm: Annotated[tuple[WarmRoute, ...], msgspec.Meta(max_length=8)] = ()

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from steersman.dataplane import protocol, routing
+from steersman.dataplane import protocol, routing, tensors
 from steersman.dataplane.capture import Context, Labels, Prediction
+from steersman.dataplane.configuration import Column
 from steersman.dataplane.tables import UNSIGNED_FIELD, PredictionsTable
 
 _POLARS_TYPES: dict[str, pl.DataType] = {
@@ -39,9 +40,12 @@ class _Batch(msgspec.Struct):
     outputs: list[str | None]
 
 
-def prediction_rows(table: PredictionsTable, items: Sequence[tuple[Context, Prediction]]) -> pl.DataFrame:
-    """One frame for a table: a row for each (event × variant), in the order of the log, with all of the table's inputs."""
-    batches = [_batch(table, context, record) for context, record in items]
+def prediction_rows(table: PredictionsTable, items: Sequence[tuple[int, tuple[Context, Prediction]]]) -> pl.DataFrame:
+    """One frame for a table: a row for each (event × variant), in the order of the log, with all of the table's inputs.
+
+    `items` are the records with their positions in the log.
+    """
+    batches = [_batch(table, context, record) for _, (context, record) in items]
     inputs = pl.DataFrame(
         [
             _series(name, [value for batch in batches for value in batch.inputs[name]], _POLARS_TYPES[kind])
@@ -73,23 +77,60 @@ def prediction_rows(table: PredictionsTable, items: Sequence[tuple[Context, Pred
             per_record("error", (b.record.error for b in batches), pl.String()),
             per_record("latency_ms", (b.record.latency_ms for b in batches), pl.Float64()),
             per_record("request_id", (b.record.request_id for b in batches), pl.String()),
+            per_record("trace_id", (b.record.trace_id for b in batches), pl.String()),
+            _positions((position for position, _ in items), counts),
         ]
     )
 
 
-def label_rows(records: Sequence[Labels]) -> pl.DataFrame:
-    """One frame for the labels of one model, in the order of arrival."""
+def label_rows(items: Sequence[tuple[int, Labels]]) -> pl.DataFrame:
+    """One frame for the labels of one model, in the order of arrival; a label has an event id or an entity and a time."""
+    records = [record for _, record in items]
+    counts = [len(record.ats_us) for record in records]
     ats = [at for record in records for at in record.ats_us]
-    sources = [record.source for record in records for _ in record.event_ids]
+
+    def each(name: str, values: Iterable[list[Any]], dtype: pl.DataType) -> pl.Series:
+        """A list of the record, which is empty where no label of it has the property."""
+        spread = zip(values, counts, strict=True)
+        return pl.Series(name, [one for found, count in spread for one in (found or [None] * count)], dtype=dtype)
+
+    entities = each("entity", (record.entities for record in records), pl.String())
+    about_entity = entities.fill_null("") != ""
+    event_ids = each("event_id", (record.event_ids for record in records), pl.String())
+    abouts = each("about", (record.abouts_us for record in records), pl.Int64())
+    names = each("name", (record.names for record in records), pl.String())
     return pl.DataFrame(
         [
-            pl.Series("event_id", [one for record in records for one in record.event_ids], dtype=pl.String()),
+            _nullable(event_ids),
             pl.Series("at", ats, dtype=pl.Int64()).cast(_INSTANT),
             pl.Series("date", [date_of(at) for at in ats], dtype=pl.String()),
-            pl.Series("value", [one for record in records for one in record.values], dtype=pl.Float64()),
-            pl.Series("source", sources, dtype=pl.String()),
+            each("value", (record.values for record in records), pl.Float64()),
+            each("source", ([record.source] * len(record.ats_us) for record in records), pl.String()),
+            _nullable(entities),
+            pl.select(pl.when(about_entity).then(abouts).alias("about")).to_series().cast(_INSTANT),
+            _nullable(names),
+            _positions((position for position, _ in items), counts),
         ]
     )
+
+
+def _nullable(texts: pl.Series) -> pl.Series:
+    """The log's empty text is the table's null."""
+    return texts.replace("", None)
+
+
+def _positions(ends: Iterable[int], counts: Sequence[int]) -> pl.Series:
+    """A number for each row that grows along its stream, so that a table says its order whatever a compaction does to it.
+
+    `ends` are the positions behind each record. A record is longer than its rows are many, so that the numbers of two
+    records never meet.
+    """
+    numbers = [
+        number
+        for end, count in zip(ends, counts, strict=True)
+        for number in range(end - count + 1, end + 1)
+    ]  # fmt: skip
+    return pl.Series("position", numbers, dtype=pl.Int64())
 
 
 def date_of(at_us: int) -> str:
@@ -99,7 +140,7 @@ def date_of(at_us: int) -> str:
 
 def _batch(table: PredictionsTable, context: Context, record: Prediction) -> _Batch:
     rows = len(record.event_ids)
-    given = _given(record.request, rows)
+    given = _given(record, context.signature, rows)
     entities: list[str | None] = [None] * rows
     if context.sticky_by is not None and context.sticky_by in given:
         entities = [None if value is None else routing.entity_text(value) for value in given[context.sticky_by]]
@@ -107,12 +148,16 @@ def _batch(table: PredictionsTable, context: Context, record: Prediction) -> _Ba
     return _Batch(record, _inputs(table, context, given, rows), entities, scores, outputs)
 
 
-def _given(request: bytes, rows: int) -> dict[str, list[Any]]:
+def _given(record: Prediction, signature: Sequence[Column], rows: int) -> dict[str, list[Any]]:
+    """The request's columns by name. One matrix `[rows, k]` for k columns is spread over them, in their order."""
     try:
-        tensors = protocol.decode_request(request).inputs
+        inputs = tensors.decode_request(record.request, record.json_bytes)
     except protocol.EnvelopeError:
         return {}
-    return {tensor.name: tensor.data for tensor in tensors if len(tensor.data) == rows}
+    if len(inputs) == 1 and len(signature) > 1 and len(inputs[0].data) == rows * len(signature):
+        width = len(signature)
+        return {column.name: inputs[0].data[index::width] for index, column in enumerate(signature)}
+    return {tensor.name: tensor.data for tensor in inputs if len(tensor.data) == rows}
 
 
 def _inputs(table: PredictionsTable, context: Context, given: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:

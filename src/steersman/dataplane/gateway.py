@@ -1,30 +1,53 @@
 """What a router does with a request: who is let in, which route it meets, what is told to those who steer.
 
-It holds one configuration, swapped atomically, and needs nobody to keep serving it: what it accepted is on the disk and
-read again at the next start. The control server may be down for an hour; callers do not notice.
+Every public path is an entry of one table, made anew with each configuration: the path, the method, the permission it
+takes, and who serves it. What is not in the table is refused. The configuration is swapped atomically, and nobody is needed
+to keep serving it: what was accepted is on the disk and read again at the next start. The control server may be down for
+an hour; callers do not notice.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import hashlib
-import math
 import os
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from steersman.dataplane import asgi, configuration, protocol, sockets
+from steersman import __version__
+from steersman.dataplane import (
+    asgi,
+    configuration,
+    labelling,
+    metrics,
+    oip,
+    privacy,
+    protocol,
+    scoring,
+    sockets,
+    tracing,
+)
+from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
-from steersman.dataplane.capture import Labels, LogFullError, SegmentWriter
+from steersman.dataplane.capture import LogFullError, SegmentWriter
 from steersman.dataplane.configuration import (
     InvalidConfigurationError,
     MirrorRoute,
+    Route,
     RouterConfiguration,
     TokenHash,
     VariantRoute,
+    WarmRoute,
 )
-from steersman.dataplane.inference import Arm, CompiledRoute, Inference, RouterCounts, VariantCounts
+from steersman.dataplane.inference import Inference, malformed
+from steersman.dataplane.privacy import Redactor
+from steersman.dataplane.protocol import EnvelopeError
+from steersman.dataplane.request import Answered, Asked
 from steersman.dataplane.upstream import Upstreams
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -36,7 +59,35 @@ BODY_S_MAX = 20.0
 FLUSH_S_MAX = 60.0
 TOKENS_REMEMBERED_MAX = 4_096
 
+EVENT_IDS_IN_HEADER_MAX = 100
+"""Event ids told in a header: 3.7 kB of UUIDs. A longer batch has them in the body, or sends ids of its own."""
+
+DEADLINE_MS_MAX = 600_000
+
 _DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT = "default", "production"
+
+
+Named = VariantRoute | MirrorRoute | WarmRoute
+
+
+class Endpoint(msgspec.Struct, frozen=True, eq=False):
+    """One public path of a model. Without a `permission` anybody may call it: it tells health and nothing else."""
+
+    method: str
+    permission: str | None
+    serve: Callable[[Call], Awaitable[None]]
+    compiled: CompiledRoute
+    version: str | None = None
+
+
+class Call(msgspec.Struct):
+    """One request to an endpoint."""
+
+    endpoint: Endpoint
+    headers: dict[bytes, bytes]
+    scope: Scope
+    receive: Receive
+    send: Send
 
 
 class StaleGenerationError(Exception):
@@ -46,15 +97,19 @@ class StaleGenerationError(Exception):
 class Gateway:
     """The state of one router process: configuration, compiled routes, log, counters."""
 
-    def __init__(self, state: Path, *, log: SegmentWriter) -> None:
+    def __init__(
+        self, state: Path, *, log: SegmentWriter, number: int = 0, traces: tracing.Tracing | None = None
+    ) -> None:
         self.counts = RouterCounts()
         self.log = log
+        self.tracing = traces or tracing.Tracing()
         self.inference = Inference(log, self.counts)
         self.upstreams = Upstreams()
         self.configuration = RouterConfiguration(generation=0)
+        self._state = state
+        self._name = f"router-{number}"
         self._path = state / "router" / "config.json"
-        self._infer_paths: dict[str, CompiledRoute] = {}
-        self._label_paths: dict[str, CompiledRoute] = {}
+        self._endpoints: dict[str, Endpoint] = {}
         self._variant_counts: dict[tuple[str, str, str, str, str], VariantCounts] = {}
         self._tokens: dict[str, TokenHash] = {}
         self._token_cache: dict[bytes, TokenHash] = {}
@@ -87,7 +142,7 @@ class Gateway:
 
     def _persist(self, document: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        staging = self._path.with_suffix(".new")
+        staging = self._path.with_suffix(f".{os.getpid()}.new")  # other routers write the same file
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(document)
@@ -101,25 +156,16 @@ class Gateway:
             os.close(folder)
 
     def _apply(self, offered: RouterConfiguration) -> None:
-        infer: dict[str, CompiledRoute] = {}
-        labels: dict[str, CompiledRoute] = {}
+        endpoints: dict[str, Endpoint] = {}
         addresses: set[str] = set()
         counts: dict[tuple[str, str, str, str, str], VariantCounts] = {}
         for route in offered.routes:
-            arms: list[Arm] = []
-            named: tuple[VariantRoute | MirrorRoute, ...] = (*route.variants, *route.mirrors)
-            for arm in named:
-                key = (route.workspace, route.environment, route.model, arm.release, arm.role)
-                counts[key] = self._variant_counts.get(key) or VariantCounts()
-                addresses.update(arm.addresses)
-                arms.append(Arm(route, arm, self.upstreams, counts[key]))
-            compiled = CompiledRoute(route, arms[: len(route.variants)], arms[len(route.variants) :])
-            infer[f"/{route.workspace}/{route.environment}/v2/models/{route.model}/infer"] = compiled
-            if (route.workspace, route.environment) == (_DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT):
-                infer[f"/v2/models/{route.model}/infer"] = compiled
-            if route.labels is not None:
-                labels.setdefault(f"/{route.workspace}/labels/{route.model}", compiled)
-        self._infer_paths, self._label_paths = infer, labels
+            named: tuple[Named, ...] = (*route.variants, *route.mirrors, *route.warm)
+            for one in named:
+                addresses.update(one.addresses)
+            for path, endpoint in self._endpoints_of(self._compiled(route, counts)).items():
+                endpoints.setdefault(path, endpoint)  # labels of a model are one path for all its environments
+        self._endpoints = endpoints | _alone(endpoints)
         self._variant_counts = counts
         self._tokens = {token.sha256: token for token in offered.tokens}
         self._token_cache = {}
@@ -127,55 +173,182 @@ class Gateway:
         self.configuration = offered
         self.upstreams.keep_only(addresses)
 
+    def _compiled(self, route: Route, counts: dict[tuple[str, str, str, str, str], VariantCounts]) -> CompiledRoute:
+        def arm(one: Named, *, override: bool = False) -> Arm:
+            role = "override" if override or isinstance(one, WarmRoute) else one.role
+            key = (route.workspace, route.environment, route.model, one.release, role)
+            counts[key] = counts.get(key) or self._variant_counts.get(key) or VariantCounts(version=one.version)
+            return Arm(route, one, self.upstreams, counts[key], override=override)
+
+        named: tuple[Named, ...] = (*route.warm, *route.mirrors, *reversed(route.variants))
+        by_version = {one.version: one for one in named}
+        private = bool(route.log.drop or route.log.hash)
+        return CompiledRoute(
+            route,
+            [arm(one) for one in route.variants],
+            [arm(one) for one in route.mirrors],
+            {version: arm(one, override=True) for version, one in by_version.items() if one.addresses},
+            Redactor(route, privacy.load_key(self._state)) if private else None,
+        )
+
+    def _endpoints_of(self, compiled: CompiledRoute) -> dict[str, Endpoint]:
+        """Every path of one model in one environment; those of the default place also without its name."""
+        route = compiled.route
+        infer = Endpoint("POST", "predict", self._infer, compiled)
+        score = Endpoint("POST", "predict", self._score, compiled)
+        model = f"/v2/models/{route.model}"
+        scoring = f"/endpoints/{route.model}"
+        paths = {
+            f"{model}/infer": infer,
+            model: Endpoint("GET", "predict", self._metadata, compiled),
+            f"{model}/ready": Endpoint("GET", "predict", self._model_ready, compiled),
+            f"{scoring}/invocations": score,
+            f"{scoring}/ping": Endpoint("GET", None, self._ping, compiled),
+            f"{scoring}/health": Endpoint("GET", None, self._ping, compiled),
+            f"{scoring}/version": Endpoint("GET", "predict", self._scoring_version, compiled),
+            f"/api/2.0{scoring}": Endpoint("GET", "predict", self._describe, compiled),
+        }
+        for version in compiled.overrides:
+            at = f"{model}/versions/{version}"
+            paths[f"{at}/infer"] = Endpoint("POST", "override", self._infer, compiled, version)
+            paths[at] = Endpoint("GET", "predict", self._metadata, compiled, version)
+            paths[f"{at}/ready"] = Endpoint("GET", "predict", self._model_ready, compiled, version)
+        prefix = f"/{route.workspace}/{route.environment}"
+        found = {prefix + path: endpoint for path, endpoint in paths.items()}
+        if (route.workspace, route.environment) == (_DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT):
+            found |= paths
+        if route.labels is not None:
+            found[f"/{route.workspace}/labels/{route.model}"] = Endpoint("POST", "label", self._label, compiled)
+        return found
+
     # --- public ------------------------------------------------------------------------------------------------------
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"])
         try:
-            path: str = scope["path"]
-            if (compiled := self._infer_paths.get(path)) is not None:
-                self._method(scope, "POST")
-                headers = scope["headers"]
-                self._authorize(headers, compiled.route.workspace, "predict")
-                at_us = self._event_time(headers)
-                body = await asgi.read_body(scope, receive, bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
-                if at_us is None:
-                    at_us = self._now_us()
-                await asgi.reply(send, 200, await self.inference.infer(compiled, body, at_us))
-            elif (compiled := self._label_paths.get(path)) is not None:
-                self._method(scope, "POST")
-                self._authorize(scope["headers"], compiled.route.workspace, "label")
-                body = await asgi.read_body(scope, receive, bytes_max=LABELS_BYTES_MAX, timeout_s=BODY_S_MAX)
-                accepted = await self._take_labels(compiled, scope["headers"], body)
-                await asgi.reply(send, 202, b'{"accepted": %d}' % accepted)
-            elif path in ("/v2/health/live", "/v2/health/ready"):
-                self._method(scope, "GET")
-                ready = path.endswith("live") or self.configuration.generation > 0
-                await asgi.reply(
-                    send,
-                    200 if ready else 503,
-                    b'{"%s": %s}' % (path.rpartition("/")[2].encode(), b"true" if ready else b"false"),
-                )
-            else:
-                self._unknown(scope)
+            if endpoint is None:
+                await self._other(scope, send)
+                return
+            if scope["method"] != endpoint.method:
+                raise Refusal(405, f"{scope['method']} is not allowed here", f"use {endpoint.method}")
+            headers: dict[bytes, bytes] = dict(scope["headers"])
+            if endpoint.permission is not None:
+                self._authorize(headers, endpoint.compiled.route.workspace, endpoint.permission)
+            await endpoint.serve(Call(endpoint, headers, scope, receive, send))
         except Refusal as refusal:
             self.counts.refused += refusal.status < 500
-            await asgi.refuse(send, refusal)
+            body = None
+            if endpoint is not None and endpoint.serve == self._score:
+                body = scoring.refusal(refusal)
+            await asgi.refuse(send, refusal, body)
 
-    def _method(self, scope: Scope, allowed: str) -> None:
-        if scope["method"] != allowed:
-            raise Refusal(405, f"{scope['method']} is not allowed here", f"use {allowed}")
+    async def _infer(self, call: Call) -> None:
+        """The Open Inference Protocol."""
+        compiled = call.endpoint.compiled
+        body, at_us = await self._body(call)
+        try:
+            asked = oip.asked(body, call.headers, at_us)
+            answered = await self._ask(call, asked)
+            reply, headers, kind = oip.answer(compiled.route.model, asked, answered)
+        except EnvelopeError as error:
+            raise malformed(error) from None
+        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered), *headers), content_type=kind)
 
-    def _unknown(self, scope: Scope) -> None:
-        """404, but only to those who may call something: others learn nothing about what exists."""
-        self._authorize(scope["headers"], None, None)
-        raise Refusal(
-            404,
-            f"nothing is served at {scope['path'][:200]}",
-            "check workspace, environment and model: POST /{workspace}/{environment}/v2/models/{model}/infer",
-        )
+    async def _score(self, call: Call) -> None:
+        """MLflow's scoring protocol."""
+        compiled = call.endpoint.compiled
+        body, at_us = await self._body(call)
+        try:
+            asked = scoring.asked(body, call.headers, at_us, compiled.types)
+            answered = await self._ask(call, asked)
+            reply = scoring.predictions(answered.tensors(), len(answered.event_ids))
+        except EnvelopeError as error:
+            raise Refusal(400, str(error), f"send JSON with one of {', '.join(scoring.FORMATS)}") from None
+        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered)))
 
-    def _authorize(self, headers: list[tuple[bytes, bytes]], workspace: str | None, permission: str | None) -> None:
-        value = next((value for name, value in headers if name == b"authorization"), b"")
+    async def _body(self, call: Call) -> tuple[bytes, int]:
+        """The body, and the request's event time: where it is given it is checked before the body is read."""
+        at_us = self._event_time(call.headers)
+        body = await asgi.read_body(call.scope, call.receive, bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
+        return body, self._now_us() if at_us is None else at_us
+
+    async def _ask(self, call: Call, asked: Asked) -> Answered:
+        asked.version = call.endpoint.version
+        asked.deadline_s = _deadline_s(call.headers)
+        compiled = call.endpoint.compiled
+        span = asked.span = self.tracing.begin(call.scope["headers"], tracing.ROUTE_INFER, compiled.attributes)
+        if span is None:
+            return await self.inference.infer(compiled, asked)
+        try:
+            answered = await self.inference.infer(compiled, asked)
+        except Refusal as refusal:
+            span.end(refusal.status, refusal.error)
+            raise
+        span.end(200)
+        return answered
+
+    async def _metadata(self, call: Call) -> None:
+        compiled, version = call.endpoint.compiled, call.endpoint.version
+        versions = [version] if version is not None else sorted(compiled.overrides)
+        await asgi.reply(call.send, 200, oip.model_metadata(compiled.route, versions))
+
+    async def _model_ready(self, call: Call) -> None:
+        """Whether somebody would answer: 200 or 503, without asking the workers."""
+        ready = _is_ready(call.endpoint.compiled, call.endpoint.version)
+        await asgi.reply(call.send, 200 if ready else 503, b'{"ready": %s}' % (b"true" if ready else b"false"))
+
+    async def _ping(self, call: Call) -> None:
+        ready = _is_ready(call.endpoint.compiled, None)
+        await asgi.reply(call.send, 200 if ready else 503, b"\n")
+
+    async def _scoring_version(self, call: Call) -> None:
+        await asgi.reply(call.send, 200, __version__.encode())
+
+    async def _describe(self, call: Call) -> None:
+        route = call.endpoint.compiled.route
+        path = f"/{route.workspace}/{route.environment}/endpoints/{route.model}/invocations"
+        await asgi.reply(call.send, 200, scoring.endpoint_description(route.model, path))
+
+    async def _label(self, call: Call) -> None:
+        body = await asgi.read_body(call.scope, call.receive, bytes_max=LABELS_BYTES_MAX, timeout_s=BODY_S_MAX)
+        accepted = await self._take_labels(call.endpoint.compiled, call.headers, body)
+        await asgi.reply(call.send, 202, b'{"accepted": %d}' % accepted)
+
+    async def _other(self, scope: Scope, send: Send) -> None:
+        """What belongs to no model: health for anybody, metadata and figures for those with a token, else 404."""
+        path = scope["path"]
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if path in ("/v2/health/live", "/v2/health/ready", "/ping", "/health"):
+            self._only_get(scope)
+            ready = path.endswith("live") or self.configuration.generation > 0
+            said = b'{"%s": %s}' % (path.rpartition("/")[2].encode(), b"true" if ready else b"false")
+            await asgi.reply(send, 200 if ready else 503, said)
+        elif path == "/metrics":
+            self._only_get(scope)
+            self._authorize(headers, None, "metrics")
+            own = metrics.Own(self._name, self.counters())
+            kind, page = await metrics.exposition(
+                self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
+            )
+            await asgi.reply(send, 200, page, content_type=kind.encode())
+        elif path in ("/v2", "/v2/"):
+            self._only_get(scope)
+            self._authorize(headers, None, None)
+            await asgi.reply(send, 200, oip.server_metadata())
+        else:
+            self._authorize(headers, None, None)  # others learn nothing about what exists
+            raise Refusal(
+                404,
+                f"nothing is served at {path[:200]}",
+                "check workspace, environment, model and version: POST /{workspace}/{environment}/v2/models/{model}/infer",
+            )
+
+    def _only_get(self, scope: Scope) -> None:
+        if scope["method"] != "GET":
+            raise Refusal(405, f"{scope['method']} is not allowed here", "use GET")
+
+    def _authorize(self, headers: Mapping[bytes, bytes], workspace: str | None, permission: str | None) -> None:
+        value = headers.get(b"authorization", b"")
         token = self._token_cache.get(value) or self._look_up(value)
         if token is None or (token.expires_at is not None and token.expires_at <= time.time()):
             raise Refusal(
@@ -187,23 +360,31 @@ class Gateway:
             raise Refusal(403, f"the token lacks the permission {permission}", f"use a token with {permission}")
 
     def _look_up(self, value: bytes) -> TokenHash | None:
+        """The token of an `Authorization` header. Basic is taken as well, the token as the password of any user:
+        clients that know no bearer tokens (MLflow's scoring client reads `.netrc`) need not be changed."""
         scheme, _, secret = value.partition(b" ")
-        if scheme.lower() != b"bearer" or not secret:
+        secret = secret.strip()
+        if scheme.lower() == b"basic":
+            with contextlib.suppress(binascii.Error):
+                secret = base64.b64decode(secret, validate=True).partition(b":")[2]
+        elif scheme.lower() != b"bearer":
             return None
-        token = self._tokens.get(hashlib.sha256(secret.strip()).hexdigest())
+        if not secret:
+            return None
+        token = self._tokens.get(hashlib.sha256(secret).hexdigest())
         if token is not None and len(self._token_cache) < TOKENS_REMEMBERED_MAX:
             self._token_cache[value] = token
         return token
 
-    def _event_time(self, headers: list[tuple[bytes, bytes]]) -> int | None:
-        value = next((value for name, value in headers if name == b"x-event-time"), None)
+    def _event_time(self, headers: Mapping[bytes, bytes]) -> int | None:
+        value = headers.get(b"x-event-time")
         if value is None:
             return None
         if not self.configuration.replay:
             raise Refusal(400, "X-Event-Time is accepted in a replay only", "leave the header out")
         try:
             return protocol.parse_instant(value.decode("latin-1"))
-        except protocol.EnvelopeError as error:
+        except EnvelopeError as error:
             raise Refusal(400, f"X-Event-Time: {error}", "send it as 2013-03-01T05:00:00Z") from None
 
     def _now_us(self) -> int:
@@ -212,30 +393,16 @@ class Gateway:
             raise Refusal(400, "this installation replays: the event time is missing", "send X-Event-Time")
         return time.time_ns() // 1000
 
-    async def _take_labels(self, compiled: CompiledRoute, headers: list[tuple[bytes, bytes]], body: bytes) -> int:
-        route = compiled.route
-        settings = route.labels
+    async def _take_labels(self, compiled: CompiledRoute, headers: Mapping[bytes, bytes], body: bytes) -> int:
+        settings = compiled.route.labels
         assert settings is not None
         arrival_us = self._event_time(headers)
         try:
-            request = protocol.decode_labels(body)
-            ats_us = []
-            values = []
-            for label in request.labels:
-                value = float(label.value)
-                _check_value(value, settings)
-                values.append(value)
-                ats_us.append(self._label_time(label.at, arrival_us))
-        except protocol.EnvelopeError as error:
+            record = labelling.record_of(
+                compiled, settings, body, arrival_us=arrival_us, replay=self.configuration.replay
+            )
+        except EnvelopeError as error:
             raise Refusal(400, str(error), 'send {"labels": [{"event_id": "…", "value": 1}]}') from None
-        record = Labels(
-            workspace=route.workspace,
-            model=route.model,
-            source=request.source,
-            event_ids=[label.event_id for label in request.labels],
-            ats_us=ats_us,
-            values=values,
-        )
         try:
             self.log.append(None, record)
             if settings.capture == "durable":
@@ -246,15 +413,8 @@ class Gateway:
             raise Refusal(
                 503, f"labels cannot be stored: {error}", "free disk space below the state directory", retry_after_s=5
             ) from None
-        self.counts.labels += len(values)
-        return len(values)
-
-    def _label_time(self, at: str | None, arrival_us: int | None) -> int:
-        if at is None:
-            return self._now_us() if arrival_us is None else arrival_us
-        if not self.configuration.replay:
-            raise protocol.EnvelopeError("labels: `at` is accepted in a replay only")
-        return protocol.parse_instant(at)
+        self.counts.labels += len(record.values)
+        return len(record.values)
 
     # --- admin -------------------------------------------------------------------------------------------------------
 
@@ -302,14 +462,51 @@ class Gateway:
                     {"workspace": w, "environment": e, "model": m, "release": release, "role": role, "counts": counts}
                     for (w, e, m, release, role), counts in self._variant_counts.items()
                 ],
+                "routes": [
+                    {
+                        "workspace": one.route.workspace,
+                        "environment": one.route.environment,
+                        "model": one.route.model,
+                        "in_flight": one.in_flight,
+                    }
+                    for one in {id(e.compiled): e.compiled for e in self._endpoints.values()}.values()
+                ],
+                "traces": self.tracing.counts,
                 "replicas": self.upstreams.health(),
             }
         )
 
 
-def _check_value(value: float, settings: configuration.LabelSettings) -> None:
-    if not math.isfinite(value):
-        raise protocol.EnvelopeError("labels: a value is not finite")
-    low, high = settings.value_min, settings.value_max
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise protocol.EnvelopeError(f"labels: the value {value:g} is outside {low}..{high}")
+def _alone(endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
+    """MLflow's bare paths, where a place has one model: a scoring server of one's own serves just that."""
+    found: dict[str, list[Endpoint]] = {}
+    for path, endpoint in endpoints.items():
+        prefix, slash, rest = path.partition("/endpoints/")
+        _model, _, action = rest.partition("/")
+        if slash and action:
+            found.setdefault(f"{prefix}/{action}", []).append(endpoint)
+    return {path: candidates[0] for path, candidates in found.items() if len(candidates) == 1}
+
+
+def _is_ready(compiled: CompiledRoute, version: str | None) -> bool:
+    if version is not None:
+        return any(not replica.ejected for replica in compiled.overrides[version].replicas)
+    arms = [compiled.only] if compiled.only is not None else [compiled.stable, compiled.candidate]
+    return all(arm is not None and any(not replica.ejected for replica in arm.replicas) for arm in arms)
+
+
+def _event_ids(answered: Answered) -> tuple[tuple[bytes, bytes], ...]:
+    ids = answered.event_ids
+    if len(ids) > EVENT_IDS_IN_HEADER_MAX:
+        return ()
+    text = ids[0] if len(ids) == 1 else ",".join(ids)
+    return ((scoring.EVENT_IDS, text.encode("ascii")),) if text.isascii() and text.isprintable() else ()
+
+
+def _deadline_s(headers: Mapping[bytes, bytes]) -> float | None:
+    given = headers.get(b"x-steersman-deadline-ms")
+    if given is None:
+        return None
+    if not given.isdigit() or not 0 < int(given) <= DEADLINE_MS_MAX:
+        raise Refusal(400, "X-Steersman-Deadline-Ms is not a number of milliseconds", f"send 1 to {DEADLINE_MS_MAX}")
+    return int(given) / 1000

@@ -1,4 +1,4 @@
-"""One inference request, from its body to its answer.
+"""One inference request, from what was asked to what is answered, whatever protocol the caller speaks.
 
 The path most requests take is short: the envelope is read, the tensors are not, the body goes on as it came, and the
 worker's outputs come back as they are. Only where two variants share the traffic are rows told apart, sent in parts and
@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Literal
 
-import msgspec
-
-from steersman.dataplane import protocol, routing, upstream
+from steersman.dataplane import metrics, protocol, routing, upstream
+from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts
 from steersman.dataplane.asgi import Refusal
-from steersman.dataplane.capture import Context, LogFullError, Prediction, SegmentWriter, context_of
-from steersman.dataplane.configuration import MirrorRoute, Route, VariantRoute
-from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
-from steersman.dataplane.routing import Splitter
+from steersman.dataplane.capture import LogFullError, Prediction, SegmentWriter
+from steersman.dataplane.configuration import BUCKETS
+from steersman.dataplane.privacy import WITHHELD
+from steersman.dataplane.protocol import EnvelopeError, Tensor
+from steersman.dataplane.request import Answered, Asked, Part, PartAnswer, Request
 
 ERROR_CHARS_MAX = 500
 """Of a worker's error text, in the log and in the answer."""
@@ -35,147 +34,9 @@ _LOGGED_AS: dict[str, str] = {
     "challenger": "challenger",
     "stable": "stable",
     "candidate": "candidate",
+    "override": "override",
 }
-"""The variant a role has in the log."""
-
-
-class VariantCounts(msgspec.Struct):
-    """What one variant of one release did since this process started."""
-
-    requests: int = 0
-    rows: int = 0
-    errors: int = 0
-    latency_ms_sum: float = 0.0
-    latency_ms_max: float = 0.0
-
-
-class RouterCounts(msgspec.Struct):
-    requests: int = 0
-    rows: int = 0
-    labels: int = 0
-    refused: int = 0
-    failed: int = 0
-    fallbacks: int = 0
-    mirrors_dropped: int = 0
-
-
-class Arm:
-    """A version that can be asked: variant or mirror of a route, with its replicas and its counts."""
-
-    __slots__ = (
-        "counts",
-        "digest",
-        "head",
-        "percent",
-        "probability",
-        "release",
-        "replicas",
-        "role",
-        "splitter",
-        "version",
-    )
-
-    def __init__(
-        self, route: Route, arm: VariantRoute | MirrorRoute, upstreams: upstream.Upstreams, counts: VariantCounts
-    ) -> None:
-        self.role: Literal["stable", "candidate", "mirror", "challenger"] = arm.role
-        self.version, self.digest, self.release = arm.version, arm.digest, arm.release
-        self.percent = arm.weight_pct if isinstance(arm, VariantRoute) else arm.percent
-        self.probability = self.percent / 100
-        self.replicas = [upstreams.replica(address) for address in arm.addresses]
-        self.counts = counts
-        self.splitter = Splitter(f"{route.salt}/{arm.role}/{arm.release}", self.percent)
-        self.head = (
-            f"POST /v2/models/{route.model}/infer HTTP/1.1\r\nHost: worker\r\nContent-Type: application/json\r\n"
-            f"X-Steersman-Variant: {arm.role}\r\nContent-Length: "
-        ).encode()
-
-
-class CompiledRoute:
-    """A route with everything looked up that can be looked up once."""
-
-    __slots__ = ("candidate", "context", "in_flight", "mirrors", "only", "route", "splitter", "stable")
-
-    def __init__(self, route: Route, variants: Sequence[Arm], mirrors: Sequence[Arm]) -> None:
-        self.route = route
-        self.mirrors = mirrors
-        self.context: Context = context_of(route)
-        self.in_flight = 0
-        by_role = {arm.role: arm for arm in variants}
-        self.stable = by_role.get("stable")
-        self.candidate = by_role.get("candidate")
-        answering = [arm for arm in variants if arm.percent > 0]
-        self.only = answering[0] if len(answering) == 1 else None
-        self.splitter = Splitter(route.salt, self.candidate.percent if self.candidate else 0.0)
-
-
-class Part(msgspec.Struct):
-    """Rows for one arm; `rows` None means the whole batch as it came."""
-
-    arm: Arm
-    rows: list[int] | None
-    body: bytes
-    fallback: bool = False
-
-
-class PartAnswer(msgspec.Struct):
-    part: Part
-    status: int
-    outputs: bytes
-    error: str | None
-    next_step: str
-    latency_ms: float
-
-
-class Request(msgspec.Struct):
-    """What is known of a request once its envelope was read."""
-
-    compiled: CompiledRoute
-    body: bytes
-    envelope: InferEnvelope
-    id: str
-    event_ids: list[str]
-    at_us: int
-    deadline_at: float
-    tensors: list[Tensor] | None = None
-    entities: list[str] | None = None
-
-    @property
-    def rows(self) -> int:
-        return len(self.event_ids)
-
-    def decoded(self) -> list[Tensor]:
-        """The tensors with their data, decoded once; checked to have one value a row."""
-        if self.tensors is None:
-            self.tensors = [
-                Tensor(one.name, one.datatype, one.shape, protocol.decode_values(one.data))
-                for one in self.envelope.inputs
-            ]
-            for tensor in self.tensors:
-                if len(tensor.data) != self.rows:
-                    raise EnvelopeError(f"inputs: {tensor.name}: {len(tensor.data)} values for {self.rows} rows")
-        return self.tensors
-
-    def sticky(self) -> list[str]:
-        """What each row is hashed by: the `stickyBy` column where it came along and is not null, else the event id."""
-        if self.entities is None:
-            self.entities = self.event_ids
-            name = self.compiled.route.sticky_by
-            for one in self.envelope.inputs:
-                if one.name == name:
-                    values = protocol.decode_values(one.data)
-                    if len(values) != self.rows:
-                        raise EnvelopeError(f"inputs: {one.name}: {len(values)} values for {self.rows} rows")
-                    self.entities = [
-                        event_id if value is None else routing.entity_text(value)
-                        for value, event_id in zip(values, self.event_ids, strict=True)
-                    ]
-        return self.entities
-
-    def part(self, arm: Arm, rows: list[int] | None, *, fallback: bool = False) -> Part:
-        if rows is None or len(rows) == self.rows:
-            return Part(arm, None, self.body, fallback)
-        return Part(arm, rows, protocol.encode_request(routing.take(self.decoded(), rows)), fallback)
+"""The variant a role has in the log. A version asked for by number is an `override`: no verdict counts such a row."""
 
 
 class Inference:
@@ -187,10 +48,10 @@ class Inference:
         self._counts = counts
         self._mirrors: set[asyncio.Task[None]] = set()
 
-    async def infer(self, compiled: CompiledRoute, body: bytes, at_us: int) -> bytes:
-        """The answer's body. Raises Refusal."""
+    async def infer(self, compiled: CompiledRoute, asked: Asked) -> Answered:
+        """Ask whoever should answer. Raises Refusal."""
         route = compiled.route
-        request = self._admit(compiled, body, at_us)
+        request = self._admit(compiled, asked)
         self._counts.requests += 1
         self._counts.rows += request.rows
         compiled.in_flight += 1
@@ -201,38 +62,36 @@ class Inference:
             answers = await self._fall_back(request, answers)
             if self.replay and mirrors:
                 await asyncio.wait(mirrors)
-            if route.capture == "durable":
+            if route.capture == "durable" and request.recorded:
                 await self._sync()
             return self._answer(request, answers)
         except EnvelopeError as error:
-            raise _malformed(error) from None
+            raise malformed(error) from None
         finally:
             compiled.in_flight -= 1
 
-    def _admit(self, compiled: CompiledRoute, body: bytes, at_us: int) -> Request:
+    def _admit(self, compiled: CompiledRoute, asked: Asked) -> Request:
         route = compiled.route
         if compiled.in_flight >= route.in_flight_max:
+            self._counts.queue_refusals += 1
             raise Refusal(
-                503,
+                429,
                 f"{compiled.in_flight} requests for {route.model} are under way",
-                "try again later",
+                "try again later, or raise `queue` and the replicas of the model's serving settings",
                 retry_after_s=1,
             )
-        try:
-            envelope, rows = protocol.decode_envelope(body)
-            if envelope.id is not None and len(envelope.id) > protocol.ID_CHARS_MAX:
-                raise EnvelopeError(f"id: more than {protocol.ID_CHARS_MAX} characters")
-            event_ids = protocol.event_ids_of(envelope, rows)
-        except EnvelopeError as error:
-            raise _malformed(error) from None
+        recorded = compiled.recorded_below >= BUCKETS or (
+            routing.bucket_of("inference-log", asked.event_ids[0]) < compiled.recorded_below
+        )
+        if not recorded:
+            self._counts.sampled_out_rows += len(asked.event_ids)
+        wait_s = route.deadline_s if asked.deadline_s is None else min(route.deadline_s, asked.deadline_s)
         return Request(
             compiled=compiled,
-            body=body,
-            envelope=envelope,
-            id=envelope.id or protocol.uuid7s(1)[0],
-            event_ids=event_ids,
-            at_us=at_us,
-            deadline_at=asyncio.get_running_loop().time() + route.deadline_s,
+            asked=asked,
+            id=asked.envelope.id or asked.event_ids[0],
+            deadline_at=asyncio.get_running_loop().time() + wait_s,
+            recorded=recorded,
         )
 
     async def _ask_all(self, request: Request, parts: Sequence[Part]) -> list[PartAnswer]:
@@ -243,11 +102,13 @@ class Inference:
         arm = part.arm
         started = time.perf_counter()
         answer = PartAnswer(part, 200, b"", None, "", 0.0)
+        span = None
+        if request.asked.span is not None:
+            span = request.asked.span.ask(arm.attributes, request.rows if part.rows is None else len(part.rows))
         try:
-            data = arm.head + b"%d\r\n\r\n" % len(part.body) + part.body
             response = await upstream.call(
                 arm.replicas,
-                data,
+                request.to_worker(part, request.deadline_at - asyncio.get_running_loop().time(), span),
                 deadline_at=request.deadline_at,
                 idempotent=request.compiled.route.idempotent,
             )
@@ -268,6 +129,8 @@ class Inference:
             answer.status, answer.error = 502, f"version {arm.version} answered with something else: {error}"
             answer.next_step = "see the log of its worker"
         answer.latency_ms = (time.perf_counter() - started) * 1000
+        if span is not None:
+            span.end(answer.status, answer.error)
         self._record(request, answer)
         return answer
 
@@ -280,9 +143,17 @@ class Inference:
         counts.errors += answer.status >= 500
         counts.latency_ms_sum += answer.latency_ms
         counts.latency_ms_max = max(counts.latency_ms_max, answer.latency_ms)
+        counts.statuses[answer.status // 100] += 1
+        metrics.observe(counts.latencies, answer.latency_ms)
+        if not request.recorded:
+            return
+        body, json_bytes, error = part.body, part.json_bytes, answer.error
+        if (redactor := request.compiled.redactor) is not None:
+            body, json_bytes = redactor.request(body, json_bytes), None
+            error = error and WITHHELD
         record = Prediction(
             context=request.compiled.context.id,
-            at_us=request.at_us,
+            at_us=request.asked.at_us,
             version=arm.version,
             digest=arm.digest,
             release=arm.release,
@@ -290,11 +161,13 @@ class Inference:
             probability=None if part.fallback else arm.probability,
             request_id=request.id,
             event_ids=ids,
-            request=part.body,
+            request=body,
             outputs=answer.outputs,
             status=answer.status,
-            error=answer.error,
+            error=error,
             latency_ms=answer.latency_ms,
+            json_bytes=json_bytes,
+            trace_id=None if request.asked.span is None else request.asked.span.trace_id,
         )
         try:
             self._log.append(request.compiled.context, record)
@@ -316,7 +189,7 @@ class Inference:
         """Let stable answer the rows whose candidate failed with a 5xx, where that is allowed."""
         compiled = request.compiled
         route, stable = compiled.route, compiled.stable
-        if stable is None or not (route.idempotent and route.fallback):
+        if stable is None or not (route.idempotent and route.fallback) or request.asked.version is not None:
             return answers
         settled = []
         for answer in answers:
@@ -327,7 +200,7 @@ class Inference:
                 settled.append(answer)
         return settled
 
-    def _answer(self, request: Request, answers: Sequence[PartAnswer]) -> bytes:
+    def _answer(self, request: Request, answers: Sequence[PartAnswer]) -> Answered:
         failed = next((answer for answer in answers if answer.status != 200), None)
         if failed is not None:
             self._counts.failed += 1
@@ -339,30 +212,29 @@ class Inference:
             )
         if len(answers) == 1:
             arm = answers[0].part.arm
-            variants = [arm.role] * request.rows
-            outputs: bytes | list[Tensor] = answers[0].outputs
-        else:
-            arm = next((a.part.arm for a in answers if a.part.arm.role == "stable"), answers[0].part.arm)
-            variants = [arm.role] * request.rows
-            parts = []
-            for answer in answers:
-                rows = answer.part.rows or []
-                for row in rows:
-                    variants[row] = answer.part.arm.role
-                parts.append((rows, answer.outputs))
-            outputs = _rejoined(parts, request.rows)
-        return protocol.encode_answer(
-            request_id=request.id,
-            model=request.compiled.route.model,
-            version=arm.version,
-            event_ids=request.event_ids,
-            variants=variants,
-            outputs=outputs,
+            return Answered(
+                request.id, arm.version, request.event_ids, [arm.role] * request.rows, answers[0].outputs, arm.said
+            )
+        arms = [answer.part.arm for answer in answers]
+        leading = next((arm for arm in arms if arm.role == "stable"), arms[0])
+        variants: list[str] = [leading.role] * request.rows
+        parts = []
+        for answer in answers:
+            rows = answer.part.rows or []
+            for row in rows:
+                variants[row] = answer.part.arm.role
+            parts.append((rows, answer.outputs))
+        said = tuple(
+            (name, b",".join(dict.fromkeys(arm.said[index][1] for arm in arms)))
+            for index, (name, _) in enumerate(leading.said)
         )
+        return Answered(request.id, leading.version, request.event_ids, variants, _rejoined(parts, request.rows), said)
 
     def _start_mirrors(self, request: Request) -> list[asyncio.Task[None]]:
         """Start a copy for every mirror. Beyond the bound copies are dropped and counted, except in a replay."""
-        started = []
+        started: list[asyncio.Task[None]] = []
+        if request.asked.version is not None:
+            return started
         for arm in request.compiled.mirrors:
             if len(self._mirrors) >= MIRRORS_IN_FLIGHT_MAX and not self.replay:
                 self._counts.mirrors_dropped += 1
@@ -383,6 +255,7 @@ class Inference:
             await self._ask(request, request.part(arm, rows))
         except EnvelopeError:  # the caller hears of it from the variant that answers
             self._counts.mirrors_dropped += 1
+            self._counts.mirrors_unreadable += 1
 
     async def settle(self, timeout_s: float) -> int:
         """Wait for the mirrors under way; returns how many are left after `timeout_s`."""
@@ -393,6 +266,8 @@ class Inference:
 
 def _assign(request: Request) -> list[Part]:
     compiled = request.compiled
+    if (version := request.asked.version) is not None:
+        return [request.part(compiled.overrides[version], None)]
     if compiled.only is not None:
         return [request.part(compiled.only, None)]
     stable, candidate = compiled.stable, compiled.candidate
@@ -410,7 +285,7 @@ def _rejoined(parts: Sequence[tuple[list[int], bytes]], rows: int) -> list[Tenso
         raise Refusal(502, f"the variants' answers do not fit together: {error}", "see the versions' outputs") from None
 
 
-def _malformed(error: EnvelopeError) -> Refusal:
+def malformed(error: EnvelopeError) -> Refusal:
     return Refusal(400, str(error), "send an Open Inference Protocol v2 request in JSON")
 
 

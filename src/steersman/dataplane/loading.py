@@ -1,14 +1,13 @@
 """From a version's files to something that predicts, one short path a format.
 
-A loaded model takes columns and gives outputs; between them stands as little as possible. Numeric models get one matrix.
+A loaded model takes a batch and gives outputs; between them stands as little as possible. Numeric models get one matrix.
 A binary classifier answers with the probability of class 1, under the name the version gives its output (`score` if
 none). Which formats may load at all is decided here as well: code-bearing ones only where the installation names the model.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +15,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from steersman.dataplane import formats, native
+from steersman.dataplane import examples, formats, native
+from steersman.dataplane.batches import Batch, Model, ModelError, Outputs
 from steersman.dataplane.configuration import Column
-from steersman.dataplane.native import Matrix, ModelError
-from steersman.dataplane.protocol import Tensor
+from steersman.dataplane.native import Matrix
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker is told at its start: one version, where its bytes lie, and what the router will send.
 
     `file` is relative to `artifact_dir`. `extra_columns_allowed` are columns that may come along and are ignored
-    (`stickyBy`, the label's key). `port` 0 takes a free one; the handle file says which.
+    (`stickyBy`, the label's key). `port` 0 takes a free one; the handle file says which. `batch_rows_max` 1 switches
+    micro-batching off. `hang_s` is how long the worker may be stuck before it ends itself, see `watch`.
     """
 
     artifact_dir: str
@@ -44,18 +44,15 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batch_rows_max: int = 1
     batch_wait_ms: float = 0.0
     memory_mb: int | None = None
+    hang_s: float = 60.0
     port: int = 0
-
-
-Predict = Callable[[dict[str, list[Any]], int, str], list[Tensor]]
-"""Columns, rows, and the variant the caller was given → outputs."""
 
 
 class RefusedModelError(Exception):
     """The version may not be loaded here; the text says which rule, and what would allow it."""
 
 
-def load(spec: WorkerSpec) -> Predict:
+def load(spec: WorkerSpec) -> Model:
     """Load the version. Raises RefusedModelError or ModelError."""
     root = Path(spec.artifact_dir)
     if spec.format in formats.CODE_FORMATS and not spec.code_allowed:
@@ -69,83 +66,69 @@ def load(spec: WorkerSpec) -> Predict:
     match spec.format:
         case "lightgbm":
             booster = native.LightGBM(path, threads=spec.threads)
-            return _matrix_model(spec, booster.predict, booster.features)
+            return _boosted(spec, booster.predict, booster.features, None)
         case "xgboost":
             gradient = native.XGBoost(path, threads=spec.threads)
-            return _matrix_model(spec, gradient.predict, gradient.features)
+            classifies = examples.manifest(root).model_class.endswith("Classifier")
+            return _boosted(spec, gradient.predict, gradient.features, _labels if classifies else None)
         case "onnx":
-            return _onnx(spec, path)
-        case "skops":
-            return _scikit(spec, _load_skops(path))
-        case "pickle":
-            return _scikit(spec, _load_pickle(path))
+            from steersman.dataplane.graphs import Graph
+
+            graph = Graph(path, spec.signature, output=spec.output, threads=spec.threads)
+            return Model(as_matrix=graph.as_matrix, predict=graph.predict)
+        case "skops" | "pickle":
+            from steersman.dataplane.scikit import Scikit
+
+            fitted = _load_skops(path) if spec.format == "skops" else _load_pickle(path)
+            predict_fn = examples.manifest(root).predict_fn
+            scikit = Scikit(fitted, spec.signature, output=spec.output, predict_fn=predict_fn)
+            return Model(as_matrix=scikit.as_matrix, predict=scikit.predict)
         case "pyfunc":
-            return _pyfunc(spec, root)
+            from steersman.dataplane.pyfunc import PyFunc
+
+            pyfunc = PyFunc(root, spec.signature, output=spec.output)
+            return Model(
+                as_matrix=False,
+                predict=pyfunc.predict,
+                variant_matters=pyfunc.variant_matters,
+                stream=pyfunc.stream if pyfunc.streams else None,
+            )
 
 
-def to_matrix(columns: dict[str, list[Any]], rows: int) -> Matrix:
-    """One float matrix, row-major; null becomes NaN."""
-    matrix = np.empty((rows, len(columns)), dtype=np.float64)
-    for index, values in enumerate(columns.values()):
-        matrix[:, index] = np.asarray(values, dtype=np.float64)
-    return matrix
-
-
-def output(name: str, values: npt.NDArray[Any], rows: int) -> Tensor:
-    """A tensor for `values` of shape (rows,) or (rows, k); NaN and infinities become null."""
-    if values.shape[:1] != (rows,):
-        raise ModelError(f"the model answered {values.shape[:1]} values for {rows} rows")
-    flat = values.reshape(-1)
-    shape = [rows] if flat.size == rows else [rows, flat.size // rows]
-    if flat.dtype.kind in "OUS":
-        return Tensor(name, "BYTES", shape, [None if value is None else str(value) for value in flat.tolist()])
-    if flat.dtype.kind == "b":
-        return Tensor(name, "BOOL", shape, flat.tolist())
-    if flat.dtype.kind in "iu":
-        return Tensor(name, "INT64", shape, flat.tolist())
-    data = flat.astype(np.float64)
-    finite = np.isfinite(data)
-    listed: list[Any] = data.tolist()
-    if not finite.all():
-        listed = [value if ok else None for value, ok in zip(listed, finite, strict=True)]
-    return Tensor(name, "FP64", shape, listed)
-
-
-def _matrix_model(spec: WorkerSpec, predict: Callable[[Matrix], Matrix], features: int) -> Predict:
+def _boosted(
+    spec: WorkerSpec,
+    predict: Callable[[Matrix], Matrix],
+    features: int,
+    labels: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
+) -> Model:
     if spec.signature and len(spec.signature) != features:
         raise ModelError(f"the signature has {len(spec.signature)} columns, the model takes {features}")
     strings = [column.name for column in spec.signature if column.type == "BYTES"]
     if strings:
         raise ModelError(f"column {strings[0]!r} is a string; {spec.format} models take numbers, so encode it first")
 
-    def run(columns: dict[str, list[Any]], rows: int, variant: str) -> list[Tensor]:
-        return [output(spec.output, predict(to_matrix(columns, rows)), rows)]
+    def run(batch: Batch, variant: str, mlflow: bool) -> Outputs:
+        assert batch.matrix is not None
+        if batch.matrix.shape[1] != features:
+            raise ModelError(f"{batch.matrix.shape[1]} columns came, the model takes {features}")
+        scores = predict(np.ascontiguousarray(batch.matrix, dtype=np.float64))
+        if scores.shape[1] == 1:
+            scores = scores[:, 0]
+        outputs = [(spec.output, scores)]
+        if mlflow and labels is not None:
+            outputs.append(("prediction", labels(scores)))
+        return outputs
 
-    return run
-
-
-def _scikit(spec: WorkerSpec, model: Any) -> Predict:
-    as_frame = any(column.type == "BYTES" for column in spec.signature)
-    # The signature orders the columns; a model fitted on a frame would warn on every call that a matrix has no names.
-    warnings.filterwarnings("ignore", message="X does not have valid feature names")
-    classes = getattr(model, "classes_", None)
-    binary = classes is not None and len(classes) == 2 and hasattr(model, "predict_proba")
-    proba = classes is not None and hasattr(model, "predict_proba")
-
-    def run(columns: dict[str, list[Any]], rows: int, variant: str) -> list[Tensor]:
-        table = _frame(columns) if as_frame else to_matrix(columns, rows)
-        if not proba:
-            return [output(spec.output, np.asarray(model.predict(table)), rows)]
-        answer = np.asarray(model.predict_proba(table))
-        return [output(spec.output, answer[:, 1] if binary else answer, rows)]
-
-    return run
+    return Model(as_matrix=True, predict=run)
 
 
-def _frame(columns: dict[str, list[Any]]) -> Any:
-    import pandas as pd  # heavy, and only for models with string columns
+def _labels(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The class XGBoost's classifier names: its classes are 0, 1, ... in the order of the probabilities."""
+    return (probabilities > _HALF).astype(np.int64) if probabilities.ndim == 1 else probabilities.argmax(axis=1)
 
-    return pd.DataFrame(columns)
+
+_HALF = 0.5
+"""The threshold of `XGBClassifier.predict`."""
 
 
 def _load_skops(path: Path) -> Any:
@@ -163,104 +146,3 @@ def _load_pickle(path: Path) -> Any:
     import joblib
 
     return joblib.load(path)
-
-
-def _onnx(spec: WorkerSpec, path: Path) -> Predict:
-    import onnxruntime as ort
-
-    ort.disable_telemetry_events()
-    ort.set_default_logger_severity(_ONNX_ERRORS)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = spec.threads
-    options.inter_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = [(node.name, _ONNX_TYPES.get(node.type, np.float32)) for node in session.get_inputs()]
-    outputs = [node.name for node in session.get_outputs()]
-
-    def run(columns: dict[str, list[Any]], rows: int, variant: str) -> list[Tensor]:
-        if len(inputs) == 1 and len(columns) != 1:
-            name, dtype = inputs[0]
-            feed = {name: to_matrix(columns, rows).astype(dtype)}
-        else:
-            feed = {name: _column(columns[name], dtype).reshape(rows, 1) for name, dtype in inputs}
-        return [output(spec.output, _score(session.run(None, feed), outputs, spec.output, rows), rows)]
-
-    return run
-
-
-_ONNX_ERRORS = 3
-"""Log severity; below it, the runtime reports hardware it may not look for in the sandbox."""
-
-_ONNX_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-    "tensor(string)": np.object_,
-}
-
-
-def _column(values: list[Any], dtype: Any) -> npt.NDArray[Any]:
-    if dtype is np.object_:
-        return np.array(["" if value is None else value for value in values], dtype=np.object_)
-    return np.asarray(values, dtype=np.float64).astype(dtype)
-
-
-def _score(results: Sequence[Any], names: Sequence[str], wanted: str, rows: int) -> npt.NDArray[Any]:
-    """The output named in the version; else the probabilities a classifier gives, else the last output."""
-    chosen = results[names.index(wanted)] if wanted in names else results[-1]
-    if isinstance(chosen, list) and chosen and isinstance(chosen[0], dict):  # ZipMap of converted classifiers
-        chosen = np.array([list(row.values()) for row in chosen])
-    values = np.asarray(chosen)
-    if values.ndim == 2 and values.shape[1] == 2 and wanted not in names:
-        return values[:, 1]
-    return values.reshape(rows, -1) if values.ndim > 2 else values
-
-
-def _pyfunc(spec: WorkerSpec, root: Path) -> Predict:
-    import mlflow.pyfunc
-    import pandas as pd
-
-    model = mlflow.pyfunc.load_model(str(root))
-    signature = model.metadata.signature
-    declared = {one.name for one in signature.params.params} if signature and signature.params else set()
-    dtypes = {column.name: _PANDAS_TYPES.get(column.type) for column in spec.signature}
-
-    def run(columns: dict[str, list[Any]], rows: int, variant: str) -> list[Tensor]:
-        frame = pd.DataFrame({name: _typed(values, dtypes.get(name)) for name, values in columns.items()})
-        answer = model.predict(frame, params={"variant": variant} if "variant" in declared else None)
-        return _pyfunc_outputs(answer, spec.output, rows)
-
-    return run
-
-
-_PANDAS_TYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "INT8": np.int32,
-    "INT16": np.int32,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
-"""MLflow checks a frame against its own signature and knows 32- and 64-bit integers only."""
-
-
-def _typed(values: list[Any], dtype: Any) -> npt.NDArray[Any] | list[Any]:
-    if dtype is None:
-        return values
-    if None in values:
-        return np.asarray(values, dtype=np.float64)
-    return np.asarray(values, dtype=dtype)
-
-
-def _pyfunc_outputs(answer: Any, name: str, rows: int) -> list[Tensor]:
-    if hasattr(answer, "columns") and hasattr(answer, "to_numpy"):
-        return [output(str(column), answer[column].to_numpy(), rows) for column in answer.columns]
-    if isinstance(answer, dict):
-        return [output(str(key), np.asarray(values), rows) for key, values in answer.items()]
-    values = np.asarray(answer)
-    if values.ndim == 2 and values.shape[1] == 2 and values.dtype.kind == "f":
-        values = values[:, 1]
-    return [output(name, values, rows)]

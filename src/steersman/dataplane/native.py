@@ -16,13 +16,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from steersman.dataplane.batches import ModelError
+
 Matrix = npt.NDArray[np.float64]
 
 _FLOAT64, _ROW_MAJOR, _PREDICT_NORMAL = 1, 1, 0
-
-
-class ModelError(Exception):
-    """The model cannot be loaded or does not answer; the text comes from its library."""
 
 
 def _library(package: str, name: str) -> ctypes.CDLL:

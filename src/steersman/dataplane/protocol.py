@@ -1,7 +1,9 @@
-"""The Open Inference Protocol (v2, JSON) as this router and its workers speak it: columnar batches of rows.
+"""The Open Inference Protocol (v2, REST) as this router and its workers speak it: columnar batches of rows.
 
-One tensor a column, all of one length; `null` in the data is a missing value. The router reads the envelope only: tensor
-data stays raw bytes unless rows must be told apart, so that a batch for one version passes through as it came.
+One tensor a column, all of one length, or one matrix for all columns in the signature's order; `null` in the data is a
+missing value. Tensors may come behind the JSON as raw bytes (the protocol's binary tensor extension): then `json_bytes`
+says where the JSON ends. The router reads the envelope only: data stays raw unless rows must be told apart, so that a
+batch for one version passes through as it came.
 """
 
 from __future__ import annotations
@@ -28,16 +30,21 @@ class EnvelopeError(ValueError):
     """The body is JSON but no request of this protocol; the message names the field."""
 
 
-class Envelope(msgspec.Struct, frozen=True):
-    """One input or output tensor with its data left undecoded."""
+class TensorParameters(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    binary_data_size: int | None = None
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One input or output tensor with its data left undecoded; empty where it lies behind the JSON."""
 
     name: str
     datatype: str
     shape: list[int]
-    data: msgspec.Raw
+    data: msgspec.Raw = msgspec.Raw()
+    parameters: TensorParameters | None = None
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """One input or output tensor, decoded; flat data in row-major order."""
 
     name: str
@@ -48,12 +55,25 @@ class Tensor(msgspec.Struct, frozen=True):
 
 class RequestParameters(msgspec.Struct, frozen=True):
     event_ids: list[str] | None = None
+    binary_data_output: bool = False
 
 
-class InferEnvelope(msgspec.Struct, frozen=True):
+class OutputParameters(msgspec.Struct, frozen=True):
+    binary_data: bool | None = None
+
+
+class RequestedOutput(msgspec.Struct, frozen=True):
+    """An output the caller wants; without any, all are sent."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class InferEnvelope(msgspec.Struct, frozen=True, gc=False):
     inputs: list[Envelope]
     id: str | None = None
     parameters: RequestParameters | None = None
+    outputs: list[RequestedOutput] | None = None
 
 
 class InferRequest(msgspec.Struct, frozen=True):
@@ -61,7 +81,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
-class InferAnswer(msgspec.Struct, frozen=True):
+class InferAnswer(msgspec.Struct, frozen=True, gc=False):
     """A worker's answer; `outputs` stays raw."""
 
     outputs: msgspec.Raw
@@ -73,8 +93,13 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True):
-    event_id: str
+    """What turned out to be true of an event, or of an entity at a time; with a `name` it is feedback, not the truth."""
+
     value: float | bool
+    event_id: str = ""
+    entity: str | int | None = None
+    time: str | None = None
+    name: str = ""
     at: str | None = None
 
 
@@ -93,23 +118,26 @@ _lists = msgspec.json.Decoder(list[Any])
 _encoder = msgspec.json.Encoder()
 
 
-def decode_envelope(body: bytes) -> tuple[InferEnvelope, int]:
+def decode_envelope(body: bytes, json_bytes: int | None = None) -> tuple[InferEnvelope, int]:
     """The envelope and its number of rows. Raises EnvelopeError; tensor data is checked by the worker, not here."""
     try:
-        request = _envelopes.decode(body)
+        request = _envelopes.decode(body if json_bytes is None else memoryview(body)[:json_bytes])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EnvelopeError(str(error)) from None
     return request, rows_of(request.inputs)
 
 
 def rows_of(inputs: Sequence[Envelope | Tensor]) -> int:
-    """Rows of a batch: the first dimension, which every input shares. Columns are `[n]` or `[n, 1]`."""
+    """Rows of a batch: the first dimension, which every input shares.
+
+    Columns are `[n]` or `[n, 1]`; one tensor alone may be `[n, k]`, a matrix of all columns.
+    """
     if not inputs:
         raise EnvelopeError("inputs: no tensors")
     rows = -1
     for tensor in inputs:
         shape = tensor.shape
-        if not shape or len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+        if not shape or len(shape) > 2 or (len(shape) == 2 and shape[1] != 1 and (len(inputs) > 1 or shape[1] < 1)):
             raise EnvelopeError(f"inputs: {tensor.name}: shape {shape}, expected [rows]")
         if rows == -1:
             rows = shape[0]
@@ -145,9 +173,16 @@ def decode_labels(body: bytes) -> LabelsRequest:
     if len(request.source) > ID_CHARS_MAX:
         raise EnvelopeError(f"source: more than {ID_CHARS_MAX} characters")
     for label in request.labels:
-        if not 1 <= len(label.event_id) <= ID_CHARS_MAX:
-            raise EnvelopeError(f"labels: an event_id must have 1 to {ID_CHARS_MAX} characters")
+        _check_label(label)
     return request
+
+
+def _check_label(label: Label) -> None:
+    if max(len(label.event_id), len(label.name), len(str(label.entity or ""))) > ID_CHARS_MAX:
+        raise EnvelopeError(f"labels: event_id, entity and name have at most {ID_CHARS_MAX} characters")
+    about_entity = label.entity is not None and label.entity != "" and label.time is not None
+    if bool(label.event_id) == about_entity:
+        raise EnvelopeError("labels: a label is about an event_id, or about an entity and a time")
 
 
 def decode_request(body: bytes) -> InferRequest:
@@ -199,7 +234,7 @@ def encode_answer(
     version: str,
     event_ids: Sequence[str],
     variants: Sequence[str],
-    outputs: bytes | Sequence[Tensor],
+    outputs: bytes | Sequence[Tensor | msgspec.Raw],
 ) -> bytes:
     """The router's answer. Raw outputs are placed as they are."""
     return _encoder.encode(

@@ -55,10 +55,23 @@ def entity_text(value: Any) -> str:
 
 def take(inputs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
     """The batch of `rows` only, in their order."""
-    return [
-        Tensor(tensor.name, tensor.datatype, [len(rows), *tensor.shape[1:]], [tensor.data[row] for row in rows])
-        for tensor in inputs
-    ]
+    taken = []
+    for tensor in inputs:
+        width = tensor.shape[1] if len(tensor.shape) == 2 else 1
+        if width == 1:
+            data = [tensor.data[row] for row in rows]
+        else:
+            data = [value for row in rows for value in tensor.data[row * width : (row + 1) * width]]
+        taken.append(Tensor(tensor.name, tensor.datatype, [len(rows), *tensor.shape[1:]], data))
+    return taken
+
+
+def spread(matrix: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """A matrix of all columns as one tensor a column, in the order of `names`. Raises EnvelopeError where it does not fit."""
+    rows, width = matrix.shape
+    if width != len(names):
+        raise EnvelopeError(f"inputs: {matrix.name}: {width} columns, the signature has {len(names)}")
+    return [Tensor(name, matrix.datatype, [rows], matrix.data[index::width]) for index, name in enumerate(names)]
 
 
 def rejoin(parts: Sequence[tuple[Sequence[int], Sequence[Tensor]]], rows: int) -> list[Tensor]:

@@ -64,6 +64,7 @@ def interpreter_paths(artifact_dir: Path) -> list[Path]:
     entries = [Path(entry).resolve() for entry in sys.path if entry]
     paths = [entry for entry in entries if not artifact_dir.resolve().is_relative_to(entry)]
     paths += [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent]
+    paths.append(Path(__file__).resolve().parents[1])  # where a link shows an environment this package only
     paths += [Path(path) for path in _SYSTEM_PATHS]
     return [path for path in paths if path.exists()]
 

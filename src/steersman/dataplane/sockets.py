@@ -70,16 +70,26 @@ def key_matches(headers: list[tuple[bytes, bytes]], key: bytes) -> bool:
     return hmac.compare_digest(given, key)
 
 
+def connect_unix(path: Path, *, timeout_s: float | None) -> socket.socket:
+    """A connection to the socket at `path`, whatever the length of the path. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        with _short(path) as address:
+            connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        with _short(self._path) as address:
-            self.sock.connect(address)
+        self.sock = connect_unix(self._path, timeout_s=self.timeout)
 
 
 def call_unix(path: Path, method: str, target: str, body: bytes = b"", *, timeout_s: float = 30.0) -> tuple[int, bytes]:

@@ -8,12 +8,12 @@ A column more in a new version evolves the table; a column that changes its type
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgspec
 
 from steersman.dataplane.configuration import Column, ColumnType
+from steersman.dataplane.storage import Storage
 
 TABLES_MAX = 50
 """Tables of one model and environment: each incompatible signature begins one."""
@@ -44,9 +44,9 @@ def logged_type(column: ColumnType) -> str:
     return _DELTA_TYPES[column]
 
 
-def predictions_folder(root: Path, workspace: str, environment: str, model: str) -> Path:
+def predictions_folder(workspace: str, environment: str, model: str) -> str:
     """Folder of the tables of one model in one environment, and of the catalogue that lists them."""
-    return root / workspace / environment / model
+    return f"{workspace}/{environment}/{model}"
 
 
 class PredictionsTable(msgspec.Struct, kw_only=True):
@@ -94,22 +94,35 @@ class TooManyTablesError(Exception):
     """A model changes its signature incompatibly over and over: give the new one a name of its own."""
 
 
-def read_catalogue(folder: Path) -> Catalogue:
-    try:
-        return msgspec.json.decode((folder / CATALOGUE).read_bytes(), type=Catalogue)
-    except FileNotFoundError:
-        return Catalogue()
+def read_catalogue(storage: Storage, folder: str) -> Catalogue:
+    document = storage.read(f"{folder}/{CATALOGUE}")
+    return Catalogue() if document is None else msgspec.json.decode(document, type=Catalogue)
 
 
-def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
-    """Replace the catalogue in one step, on the disk before this returns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / (CATALOGUE + ".new")
-    with staging.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(catalogue)))
-        file.flush()
-        os.fsync(file.fileno())
-    staging.rename(folder / CATALOGUE)
+def write_catalogue(storage: Storage, folder: str, catalogue: Catalogue) -> None:
+    """Replace the catalogue in one step, durable before this returns."""
+    storage.write(f"{folder}/{CATALOGUE}", msgspec.json.format(msgspec.json.encode(catalogue)))
+
+
+def tables_of(storage: Storage, workspace: str, model: str) -> list[str]:
+    """Every table of a model: its predictions in each environment, and its labels (which need not exist)."""
+    found = []
+    for environment in storage.folders(workspace):
+        folder = predictions_folder(workspace, environment, model)
+        found += [f"{folder}/{table.name}" for table in read_catalogue(storage, folder).tables]
+    return [*found, labels_table(workspace, model)]
+
+
+def every_table(storage: Storage) -> Iterator[str]:
+    """All tables of an installation."""
+    for workspace in storage.folders(""):
+        for name in storage.folders(workspace):  # an environment with its models, or a model with its labels
+            for below in storage.folders(f"{workspace}/{name}"):
+                folder = predictions_folder(workspace, name, below)
+                known = read_catalogue(storage, folder).tables
+                yield from (f"{folder}/{table.name}" for table in known)
+                if not known and folder == labels_table(workspace, name):
+                    yield folder
 
 
 def inputs_of(signature: tuple[Column, ...]) -> dict[str, str]:
@@ -117,5 +130,5 @@ def inputs_of(signature: tuple[Column, ...]) -> dict[str, str]:
     return {column.name: logged_type(column.type) for column in signature} or {UNSIGNED_FIELD: "string"}
 
 
-def labels_table(root: Path, workspace: str, model: str) -> Path:
-    return root / workspace / model / "labels"
+def labels_table(workspace: str, model: str) -> str:
+    return f"{workspace}/{model}/labels"

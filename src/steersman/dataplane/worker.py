@@ -1,14 +1,15 @@
 """A worker: one process, one version, loaded by digest.
 
 It is told everything by a file (`--spec`), reads the version's files once more and compares their digest, walls itself in
-(`sandbox`), loads, warms up with one row, and only then writes its handle: a handle that can be read means ready. It
-answers the Open Inference Protocol on the loopback address and nothing else. A model that raises answers 500 with the
-error's text and the process stays; a model that hangs is found by the caller's deadline. SIGTERM ends it after what is
-under way.
+(`sandbox`), loads, warms up with the version's own input example, and only then writes its handle: a handle that can be
+read means ready. It answers the Open Inference Protocol on the loopback address and nothing else. A model that raises
+answers 500 with the error's text and the process stays; one that hangs or outgrows its memory ends the process (`watch`),
+which its target starts again. SIGTERM ends it after what is under way.
 
     python -m steersman.dataplane.worker --spec FILE
 
-Exit codes: 2 the version may not be loaded (digest, format, types), 1 it cannot.
+Exit codes: 2 the version may not be loaded (digest, format, types) or fails on its own example, 1 it cannot be loaded or
+hangs (the stacks are in the log), 3 it used more memory than it was allowed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MESSAGE_CHARS_MAX = 1_000
 
 REFUSED = 2
 FAILED = 1
+OVER_MEMORY = 3
 
 
 def main() -> None:
@@ -51,8 +53,8 @@ def _run(document: bytes) -> None:
     import uvloop
 
     from steersman.dataplane import formats, serving
+    from steersman.dataplane.batches import ModelError
     from steersman.dataplane.loading import RefusedModelError, WorkerSpec, load
-    from steersman.dataplane.native import ModelError
 
     try:
         spec = msgspec.json.decode(document, type=WorkerSpec)
@@ -61,7 +63,7 @@ def _run(document: bytes) -> None:
         # Opened now and written when warm: afterwards the sandbox shows no path outside the version.
         handle = os.open(spec.handle_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         walls = _wall_in(root, temporary=spec.format in formats.CODE_FORMATS)
-        predict = load(spec)
+        model = load(spec)
     except (artifacts.ArtifactError, RefusedModelError, formats.UnknownFormatError, msgspec.DecodeError) as error:
         _leave(REFUSED, f"refused: {error}")
     except (ModelError, OSError, ImportError) as error:
@@ -69,9 +71,13 @@ def _run(document: bytes) -> None:
     except Exception as error:  # whatever a model's own code raises while it loads
         _leave(FAILED, f"cannot load the model: {type(error).__name__}: {error}")
     try:
-        uvloop.run(serving.serve(spec, predict, handle, walls))
+        stopped_because = uvloop.run(serving.serve(spec, model, handle, walls))
+    except RefusedModelError as error:
+        _leave(REFUSED, f"refused: {error}")
     except OSError as error:
         _leave(FAILED, f"cannot listen on port {spec.port}: {error}")
+    if stopped_because is not None:
+        _leave(OVER_MEMORY, f"stopped: {stopped_because}")
 
 
 def _wall_in(root: Path, *, temporary: bool) -> str:

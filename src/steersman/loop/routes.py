@@ -105,6 +105,7 @@ def _route(
         deadline_s=serving.deadline.total_seconds(),
         in_flight_max=serving.queue,
         signature=tuple(Column(name=c.name, type=column_type(c.type)) for c in (version.signature if version else ())),
+        output=version.output if version else "score",
         variants=tuple(
             VariantRoute(
                 role="candidate" if role == "candidate" else "stable",

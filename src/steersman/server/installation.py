@@ -16,7 +16,9 @@ FILE = "installation.json"
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """`registries` maps a name that documents use to an address: ``embedded``, an MLflow URI, or ``directory:/path``.
+    """`routers` is how many router processes share the router's port.
+
+    `registries` maps a name that documents use to an address: ``embedded``, an MLflow URI, or ``directory:/path``.
     `registry_tokens` says by the same names where a registry's token lies (`env:NAME`, `file:/path`), never what it is;
     with a name in `registry_users` it is that user's password.
 
@@ -30,6 +32,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 7700
     router_port: int = 7701
+    routers: int = 1
     registries: dict[str, str] = msgspec.field(default_factory=lambda: {"mlflow": "embedded"})
     registry_tokens: dict[str, str] = {}
     registry_users: dict[str, str] = {}

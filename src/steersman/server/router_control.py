@@ -1,4 +1,4 @@
-"""The control server's hand on the router: one numbered document over a unix socket.
+"""The control server's hand on the routers: one numbered document over unix sockets.
 
 The router serves whatever it was given last, with or without us. So "it does not answer" is no emergency here: the
 reconciler asks again, and the next whole configuration says everything.
@@ -21,30 +21,42 @@ class _Numbered(msgspec.Struct, frozen=True):
     generation: int
 
 
-class RouterSocket:
-    """The router behind `run/router.sock` of a state directory."""
+class RouterSockets:
+    """The routers of an installation, behind `run/router-<number>.sock`: what is in effect is what all of them have."""
 
-    def __init__(self, state: Path, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._socket = state / "run" / "router.sock"
+    def __init__(self, state: Path, routers: int = 1, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._sockets = [state / "run" / f"router-{number}.sock" for number in range(routers)]
         self._timeout_s = timeout_s
 
     def generation(self) -> int | None:
-        """The generation in effect; None when the router does not answer."""
+        """The generation in effect, the least of all; None when a router does not answer."""
+        generations = [self._generation(socket) for socket in self._sockets]
+        known = [generation for generation in generations if generation is not None]
+        return min(known) if len(known) == len(generations) else None
+
+    def _generation(self, socket: Path) -> int | None:
         try:
-            status, body = self._call("GET", b"")
+            status, body = self._call(socket, "GET", b"")
             return msgspec.json.decode(body, type=_Numbered).generation if status == 200 else None
         except (sockets.SocketUnavailableError, msgspec.DecodeError):
             return None
 
     def apply(self, configuration: bytes) -> None:
-        """Hand over a whole configuration. Raises RouterError when it is unreachable or refuses."""
-        try:
-            status, body = self._call("PUT", configuration)
-        except sockets.SocketUnavailableError as error:
-            raise RouterError(f"the router does not answer: {error}") from error
-        if status != 200:
-            said = protocol.decode_failure(body)
-            raise RouterError(f"the router refused the configuration ({status}): {said.error}; {said.next_step}")
+        """Hand over a whole configuration to every router. Raises RouterError when one is unreachable or refuses."""
+        failures = [said for socket in self._sockets if (said := self._apply(socket, configuration)) is not None]
+        if failures:
+            raise RouterError("; ".join(failures))
 
-    def _call(self, method: str, body: bytes) -> tuple[int, bytes]:
-        return sockets.call_unix(self._socket, method, "/configuration", body, timeout_s=self._timeout_s)
+    def _apply(self, socket: Path, configuration: bytes) -> str | None:
+        name = socket.stem
+        try:
+            status, body = self._call(socket, "PUT", configuration)
+        except sockets.SocketUnavailableError as error:
+            return f"{name} does not answer: {error}"
+        if status == 200:
+            return None
+        said = protocol.decode_failure(body)
+        return f"{name} refused the configuration ({status}): {said.error}; {said.next_step}"
+
+    def _call(self, socket: Path, method: str, body: bytes) -> tuple[int, bytes]:
+        return sockets.call_unix(socket, method, "/configuration", body, timeout_s=self._timeout_s)

@@ -7,28 +7,27 @@ A process that dies is started again with growing pauses; one that cannot start 
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from steersman.client.credentials import Credentials, read_credentials, write_credentials
-from steersman.dataplane.handles import Handle, read_handle
+from steersman.dataplane.handles import read_handle, write_handle
 from steersman.domain.access import Secret
 from steersman.domain.errors import BadRequest, Conflict, Misconfigured, SteersmanError
 from steersman.domain.spec.parts import NAME_PATTERN
 from steersman.loop.clock import open_clock
+from steersman.server.children import Child, argv_of, environment_of
 from steersman.server.embedded_mlflow import (
     READY_TIMEOUT_S,
     EmbeddedMlflow,
@@ -39,6 +38,7 @@ from steersman.server.embedded_mlflow import (
     write_start,
 )
 from steersman.server.installation import FILE, Installation, load, save
+from steersman.server.routers import Routers
 from steersman_mlflow_guard import protection
 
 READY_S = 60.0
@@ -50,8 +50,8 @@ LOOK_S = 0.2
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses before starting again what died; the last repeats. A process that lived a minute begins anew."""
 
-STOP_S = 10.0
-"""Wall seconds a process has to end by itself after SIGTERM."""
+ROUTERS_MAX = 32
+"""Half of the log's streams: in a restart each router has one more beside it."""
 
 PORT_MAX = 65535
 
@@ -61,81 +61,7 @@ PORTS_TRIED = 50
 REGISTRY_S = 5.0
 """Wall seconds a team's own registry may take to answer at the start, before a line says that it does not."""
 
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
-
 Say = Callable[[str], None]
-
-
-@dataclass
-class Child:
-    """One supervised process: how it is started, and what is known of the one that runs."""
-
-    name: str
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    directory: Path
-    log: Path
-    handle: Path | None = None
-    process: subprocess.Popen[bytes] | None = None
-    adopted: Handle | None = None
-    failures: int = 0
-    started_at: float = 0.0
-    next_at: float = 0.0
-
-    @property
-    def pid(self) -> int | None:
-        if self.process is not None:
-            return self.process.pid
-        return self.adopted.pid if self.adopted is not None else None
-
-    def running(self) -> bool:
-        if self.process is not None:
-            return self.process.poll() is None
-        return self.adopted is not None and self.adopted.alive()
-
-    def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                env=dict(self.environment),
-                start_new_session=True,
-            )
-        self.adopted = None
-        self.started_at = time.monotonic()
-        if self.handle is not None:  # a program of others, which writes no handle itself
-            started = Handle(pid=self.process.pid, started_at=psutil.Process(self.process.pid).create_time())
-            self.handle.parent.mkdir(parents=True, exist_ok=True)
-            self.handle.write_bytes(msgspec.json.encode(started))
-
-    def last_words(self) -> str:
-        """The end of its log, for a person."""
-        with contextlib.suppress(OSError):
-            lines = self.log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
-            return "\n".join(lines[-5:])
-        return ""
-
-    def stop(self) -> None:
-        pid = self.pid
-        if pid is None or not self.running():
-            return
-        _signal_group(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_S
-        while self.running() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if self.running():
-            _signal_group(pid, signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
 
 
 @dataclass
@@ -148,38 +74,49 @@ class Supervisor:
     changed: bool = False
     """Whether the installation is another one than at the last start: a control server of before is not adopted then."""
     children: dict[str, Child] = field(default_factory=dict)
+    """All but the routers."""
+    routers: Routers = field(init=False)
     ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.routers = Routers(self.state, self.installation, self.say)
 
     def start(self) -> None:
         """Start (or adopt) everything and return when it answers. Raises Misconfigured when something does not."""
         from steersman.server.wiring import EMBEDDED
 
-        host, router_port = self.installation.host, self.installation.router_port
-        self._add("router", "steersman.dataplane.router", "--host", host, "--port", str(router_port))
+        self.routers.gather()
         self._add("committer", "steersman.dataplane.committer")
         mlflow = None
         if EMBEDDED in self.installation.registries.values():
             mlflow = self._add_mlflow()
         self._add("control", "steersman.server.control")
-        for child in self.children.values():
+        for child in (*self.routers.children.values(), *self.children.values()):
             if not child.running():
-                child.start()
-        self._wait("router", lambda: _listens(host, router_port), READY_S)
+                self._start_first(child)
+        for router in self.routers.children.values():
+            self._wait(router, functools.partial(self.routers.ready, router), READY_S)
         if mlflow is not None:
-            self._wait("mlflow", lambda: answers(mlflow), READY_TIMEOUT_S)
-        self._wait("control", lambda: _listens(host, self.installation.port), READY_S)
-        self._wait("committer", (self.state / "run" / "committer.sock").exists, READY_S)
+            self._wait(self.children["mlflow"], lambda: answers(mlflow), READY_TIMEOUT_S)
+        self._wait(self.children["control"], lambda: _listens(self.installation.host, self.installation.port), READY_S)
+        self._wait(self.children["committer"], (self.state / "run" / "committer.sock").exists, READY_S)
 
-    def _add(self, name: str, module: str, *arguments: str) -> None:
-        environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
-        environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        if name != "control":
-            environment["POLARS_MAX_THREADS"] = "1"
-        else:
+    def _start_first(self, child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:
+            raise Misconfigured(
+                f"{child.name} cannot be started: {error.strerror or error}",
+                next_step="Free what it needs (a port, space on the disk) and start again.",
+            ) from None
+
+    def _add(self, name: str, module: str) -> None:
+        environment = environment_of(name, polars_threads=None if name == "control" else 1)
+        if name == "control":
             environment |= _variables_of_secrets(self.installation)
         child = Child(
             name=name,
-            argv=(sys.executable, "-m", module, "--state", str(self.state), *arguments),
+            argv=argv_of(module, self.state),
             environment=environment,
             directory=Path.cwd(),
             log=self.state / "logs" / f"{name}.log",
@@ -219,8 +156,7 @@ class Supervisor:
         self.children["mlflow"] = child
         return child
 
-    def _wait(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
-        child = self.children[name]
+    def _wait(self, child: Child, ready: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             if self.ended.is_set():
@@ -228,15 +164,16 @@ class Supervisor:
             if not child.running() or time.monotonic() > deadline:
                 why = "ended at once" if not child.running() else f"did not answer within {seconds:.0f} s"
                 raise Misconfigured(
-                    f"{name} {why}:\n{child.last_words()}",
+                    f"{child.name} {why}:\n{child.last_words()}",
                     next_step=f"Read {child.log}, correct the cause and start again.",
                 )
             time.sleep(0.05)
 
     def watch(self) -> None:
-        """Start again what dies, until `ended`."""
+        """Start again what dies, until `ended`; replace the routers when asked to."""
         while not self.ended.wait(LOOK_S):
-            for child in self.children.values():
+            self.routers.look()
+            for child in (*self.routers.children.values(), *self.children.values()):
                 self._look(child)
 
     def _look(self, child: Child) -> None:
@@ -251,12 +188,18 @@ class Supervisor:
             self.say(f"  {child.name} is gone; starting it again in {pause:g} s")
         if time.monotonic() >= child.next_at:
             child.next_at = 0.0
-            child.start()
+            try:
+                child.start()
+            except OSError as error:
+                self.say(f"  {child.name} cannot be started: {error.strerror or error}")
 
     def stop(self) -> None:
         """End everything of this installation, the workers too."""
         self.ended.set()
-        for name in ("control", "router", "committer", "mlflow"):
+        if "control" in self.children:
+            self.children["control"].stop()
+        self.routers.stop()
+        for name in ("committer", "mlflow"):
             if name in self.children:
                 self.children[name].stop()
         from steersman.plugins.targets.local import LocalTarget
@@ -310,6 +253,7 @@ def main(
     host: str = "127.0.0.1",
     port: int = 7700,
     router_port: int = 7701,
+    routers: int = 1,
     mlflow_uri: str | None = None,
     mlflow_token: str | None = None,
     mlflow_user: str | None = None,
@@ -320,11 +264,12 @@ def main(
     notify_networks: tuple[str, ...] = (),
     replay_from: datetime | None = None,
 ) -> int:
-    """Run until SIGTERM or Ctrl-C; 0 then. Raises SteersmanError when something could not start."""
+    """Run until SIGTERM or Ctrl-C; 0 then. SIGHUP replaces the routers. Raises SteersmanError when something could not start."""
     wanted = Installation(
         host=host,
         port=port,
         router_port=router_port,
+        routers=_number_of_routers(routers),
         registries=_registries(mlflow_uri, mlflow, registry),
         registry_tokens={"mlflow": mlflow_token} if mlflow_token else {},
         registry_users={"mlflow": mlflow_user} if mlflow_user else {},
@@ -357,6 +302,7 @@ def _alone(state: Path) -> Iterator[None]:
             next_step=f"Use that one (`steersman --state {state} status`), end it, or choose another --state.",
         )
     try:
+        write_handle(state / "run" / "up.json")
         yield
     finally:
         os.close(lock)
@@ -385,6 +331,7 @@ def _run(state: Path, wanted: Installation) -> int:
     write_credentials(state, credentials)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: supervisor.ended.set())
+    signal.signal(signal.SIGHUP, lambda _number, _frame: supervisor.routers.ask_restart())
     supervisor.say(f"Steersman, state in {state}")
     try:
         supervisor.start()
@@ -398,6 +345,12 @@ def _run(state: Path, wanted: Installation) -> int:
     finally:
         supervisor.stop()
     return 0
+
+
+def _number_of_routers(wanted: int) -> int:
+    if not 1 <= wanted <= ROUTERS_MAX:
+        raise BadRequest(f"--routers takes a number from 1 to {ROUTERS_MAX}, got {wanted}")
+    return wanted
 
 
 def _check_credentials(installation: Installation) -> None:
@@ -466,9 +419,10 @@ def _registries(mlflow_uri: str | None, mlflow: bool, registry: str | None) -> d
 
 def _installation(state: Path, wanted: Installation, known: Installation | None) -> Installation:
     """What this start means. Ports of processes that still run from before are kept; a busy port is replaced and named."""
-    control, router = read_handle(state / "run" / "control.json"), read_handle(state / "run" / "router.json")
+    control = read_handle(state / "run" / "control.json")
+    routers = [read_handle(state / "run" / f"router-{number}.json") for number in range(known.routers if known else 0)]
     kept_port = known.port if known and control is not None and control.alive() else None
-    kept_router = known.router_port if known and router is not None and router.alive() else None
+    kept_router = known.router_port if known and any(r is not None and r.alive() for r in routers) else None
     chosen = kept_port or free_port(wanted.host, wanted.port)
     chosen_router = kept_router or free_port(wanted.host, wanted.router_port, taken=frozenset({chosen}))
     for name, asked, kept, got in (

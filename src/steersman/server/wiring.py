@@ -34,7 +34,7 @@ from steersman.plugins.trainers.command import CommandTrainer
 from steersman.ports import Registry
 from steersman.server.embedded_mlflow import EmbeddedMlflow, protection_file, registry
 from steersman.server.installation import Installation
-from steersman.server.router_control import RouterSocket
+from steersman.server.router_control import RouterSockets
 from steersman.store.database import Store
 from steersman_mlflow_guard import protection
 
@@ -85,9 +85,9 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         registries=_registries(installation, mlflow),
         target=LocalTarget(state),
         trainer=CommandTrainer(state, readable=()),
-        datasets=ParquetDatasets(state),
+        datasets=ParquetDatasets(log),
         scorer=WorkerScorer(),
-        router=RouterSocket(state),
+        router=RouterSockets(state, installation.routers),
         log=log,
         artifacts=ArtifactStore(state / "artifacts"),
         notifier=outbox(installation),

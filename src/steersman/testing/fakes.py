@@ -6,7 +6,7 @@ file, no network. Scores come from functions of the day, so that a story can say
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from steersman.ports import (
     JobState,
     PairedRows,
     RegisteredVersion,
+    Removed,
     ReplicaSpec,
     RouterError,
     RunningReplica,
@@ -191,6 +192,8 @@ class FakeTraffic:
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
     router: FakeRouter | None = None
+    expired: dict[str, date] = field(default_factory=dict)
+    erased: list[str] = field(default_factory=list)
 
     def flush(self) -> None:
         return
@@ -275,6 +278,15 @@ class FakeTraffic:
                 ArmCount(digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors)
             )
         return counts
+
+    def expire(self, key: str, workspace: str, model: str, *, until: date) -> Removed:
+        """Each expiration finds one day's rows; asked again it tells the same."""
+        self.expired[key] = until
+        return Removed(predictions=self.rows, labels=self.rows, files=2)
+
+    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
+        self.erased.append(entity)
+        return Removed(predictions=1, labels=1, files=2)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 with Installed(folder) as installed:
     installed.register_stump("delay", 1, low=0.2)
     installed.client.apply([...])
-    installed.kill("router")
+    installed.kill("router-0")
 
 Everything listens on 127.0.0.1 at free ports. What was started is ended by its pid: the supervisor is asked first, and
 whatever is left of its children (they live in sessions of their own) is found by the handles in the state directory.
@@ -41,7 +41,7 @@ READY_S_MAX = 90.0
 
 STOP_S_MAX = 30.0
 
-PROCESSES = ("control", "router", "committer")
+PROCESSES = ("control", "router-0", "committer")
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Installed:
         if self._process.poll() is not None:
             raise RuntimeError((self.folder / "up.log").read_text())
         credentials = read_credentials(self.state)
-        if credentials is None or self.pid("control") is None or self.pid("router") is None:
+        if credentials is None or self.pid("control") is None or self.pid("router-0") is None:
             return False
         self._credentials = credentials
         with contextlib.suppress(Exception):
@@ -136,7 +136,7 @@ class Installed:
         )
 
     def pid(self, name: str) -> int | None:
-        """The live process of that name: control, router or committer."""
+        """The live process of that name: control, router-0 or committer."""
         handle = read_handle(self.state / "run" / f"{name}.json")
         return handle.pid if handle is not None and handle.alive() else None
 

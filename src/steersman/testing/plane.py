@@ -44,9 +44,11 @@ from steersman.dataplane.configuration import (
 )
 from steersman.dataplane.handles import read_handle
 from steersman.dataplane.sandbox import allowed_environment
+from steersman.dataplane.storage import open_storage
 from steersman.plugins.tables.delta import DeltaInferenceLog
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - a test's own, no secret
+EVERYTHING = ("predict", "override", "label", "metrics")
 READY_S_MAX = 60.0
 STOP_S_MAX = 20.0
 
@@ -117,13 +119,21 @@ class Plane:
     """Everything below one state directory. Nothing is started that `__exit__` does not end."""
 
     def __init__(
-        self, state: Path, *, workspace: str = "ops", environment: str = "production", model: str = "m"
+        self,
+        state: Path,
+        *,
+        workspace: str = "ops",
+        environment: str = "production",
+        model: str = "m",
+        tables: Mapping[str, str] | None = None,
     ) -> None:
+        """`tables` are the variables that say where the tables live, where that is not the state directory."""
         self.state = state
+        self._tables = dict(tables or {})
         self.place = (workspace, environment, model)
         self.port = 0
         self._listener: socket.socket | None = None
-        self.log = DeltaInferenceLog(state)
+        self.log = DeltaInferenceLog(state, open_storage(state, self._tables))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._store = ArtifactStore(state / "artifacts")
         self._numbers = itertools.count(1)
@@ -158,13 +168,14 @@ class Plane:
                 resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 
         log = (self.state / f"{name}.log").open("ab")
+        places = self._tables if module == "committer" else {}
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", f"steersman.dataplane.{module}", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=allowed_environment(os.environ, threads=1),
+                env=allowed_environment(os.environ, threads=1) | places,
                 start_new_session=True,
                 pass_fds=tuple(inherited),
                 preexec_fn=limit if limits else None,
@@ -177,7 +188,7 @@ class Plane:
 
         The listening socket is the plane's own, as the supervisor's is: between two routers callers wait in its backlog.
         """
-        handle = self.state / "run" / "router.json"
+        handle = self.state / "run" / "router-0.json"
         if self._listener is None:
             self._listener = asgi.listen_tcp("127.0.0.1", 0)
         number = self._listener.fileno()
@@ -315,7 +326,7 @@ class Plane:
     def apply(self, *routes: Route, replay: bool = False) -> None:
         """Send the router a configuration of these routes, one generation newer than the last."""
         self._generation += 1
-        token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest())
+        token = TokenHash(sha256=hashlib.sha256(TOKEN.encode()).hexdigest(), permissions=EVERYTHING)
         status, body = self.configure(
             RouterConfiguration(generation=self._generation, replay=replay, routes=routes, tokens=(token,))
         )
@@ -324,7 +335,7 @@ class Plane:
     def configure(self, configuration: RouterConfiguration) -> tuple[int, Any]:
         return self.admin("PUT", "/configuration", encode(configuration))
 
-    def admin(self, method: str, target: str, body: bytes = b"", *, socket: str = "router.sock") -> tuple[int, Any]:
+    def admin(self, method: str, target: str, body: bytes = b"", *, socket: str = "router-0.sock") -> tuple[int, Any]:
         status, answer = sockets.call_unix(self.state / "run" / socket, method, target, body)
         return status, msgspec.json.decode(answer)
 

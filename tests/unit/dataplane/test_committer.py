@@ -12,6 +12,7 @@ from steersman.dataplane import capture, committer, tables
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentWriter, context_of
 from steersman.dataplane.committer import Committer
 from steersman.dataplane.configuration import Column, ColumnType, Route
+from steersman.dataplane.storage import LocalStorage
 from steersman.testing.plane import tensor
 
 DAY_US = 86_400_000_000
@@ -82,7 +83,7 @@ def test_rows_carry_everything_the_contract_names(log: Log) -> None:
     rows = log.rows()
     assert rows.columns == [
         *("event_id", "at", "date", "version", "digest", "release", "variant", "probability", "entity", "inputs"),
-        *("score", "outputs", "status", "error", "latency_ms", "request_id"),
+        *("score", "outputs", "status", "error", "latency_ms", "request_id", "trace_id", "position"),
     ]
     assert rows["inputs"].to_list() == [{"x": 1.5}, {"x": None}]
     assert rows["entity"].to_list() == ["AA1", "7"]
@@ -90,7 +91,9 @@ def test_rows_carry_everything_the_contract_names(log: Log) -> None:
     assert rows["at"].dtype == pl.Datetime("us", "UTC")
     assert rows["date"].to_list() == ["1970-01-01"] * 2
     kept = pl.read_delta(str(log.state / "tables/ops/m/labels"))
-    assert kept.columns == ["event_id", "at", "date", "value", "source"]
+    assert kept.columns == [
+        *("event_id", "at", "date", "value", "source", "entity", "about", "name", "position"),
+    ]
 
 
 def test_what_is_committed_is_not_committed_again(log: Log) -> None:
@@ -110,8 +113,8 @@ def test_a_committer_that_dies_between_two_tables_commits_each_record_once(
     log.writer.append(None, labels(["a", "b"]))
     append = Committer._append
 
-    def dies_at_labels(self: Committer, path: Path, *rest: object) -> None:
-        if path.name == "labels":
+    def dies_at_labels(self: Committer, path: str, *rest: object) -> None:
+        if path.endswith("/labels"):
             raise KeyboardInterrupt
         append(self, path, *rest)  # type: ignore[arg-type]
 
@@ -203,7 +206,7 @@ def test_a_new_column_evolves_the_table_and_another_type_begins_a_new_one(log: L
     worker.commit_all()
     assert log.rows()["inputs"].to_list() == [{"x": 0.0, "y": None}, {"x": 1.0, "y": "JFK"}, {"x": 0.0, "y": None}]
     assert log.rows("predictions-2")["inputs"].to_list() == [{"x": "text"}]
-    catalogue = tables.read_catalogue(log.state / "tables/ops/production/m")
+    catalogue = tables.read_catalogue(LocalStorage(log.state / "tables"), "ops/production/m")
     assert [table.name for table in catalogue.tables] == ["predictions", "predictions-2"]
 
 

@@ -6,6 +6,7 @@ It imports nothing heavy and changes nothing: packages are looked up, not loaded
 from __future__ import annotations
 
 import argparse
+import http.client
 import importlib.metadata
 import os
 import shutil
@@ -33,6 +34,9 @@ DISK_FREE_BYTES_MIN = 2 * 1024**3
 
 CLOCK_SKEW_S_MAX = 5.0
 """Tokens and leases are judged by wall time; a larger difference makes them expire wrongly."""
+
+ANSWER_S_MAX = 3.0
+"""Seconds a router may take to say that it lives."""
 
 SERVER = (
     "sqlalchemy",
@@ -143,8 +147,8 @@ def _servers(arguments: argparse.Namespace) -> Iterator[Check]:
     router = health.get("router")
     if isinstance(router, str):
         parts = urlsplit(router)
-        good = _listens(parts.hostname or "", parts.port or 80)
-        step = "Read logs/router.log in the state directory; `steersman up` restarts it."
+        good = _serves(parts.hostname or "", parts.port or 80)
+        step = "Read logs/router-0.log in the state directory; `steersman up` restarts it."
         yield Check("router", "ok" if good else "failed", router if good else f"{router} does not answer", step)
     registries = health.get("registries")
     for name, state in (registries if isinstance(registries, dict) else {}).items():
@@ -181,6 +185,18 @@ def _clock(health: dict[str, object]) -> Iterator[Check]:
         return
     step = "Synchronise the clocks of both machines (NTP)."
     yield Check("clock", "ok" if skew_s <= CLOCK_SKEW_S_MAX else "warning", f"differs by {skew_s:.1f} s", step)
+
+
+def _serves(host: str, port: int) -> bool:
+    """Whether a router answers. That the port takes connections says nothing: the supervisor holds it open."""
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_S_MAX)
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _listens(host: str, port: int) -> bool:

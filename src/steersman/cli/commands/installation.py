@@ -1,16 +1,22 @@
-"""Commands that run an installation here: `up` and `demo`."""
+"""Commands that run an installation here: `up`, `restart` and `demo`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
+from steersman.cli import EXIT_DONE
 from steersman.cli.commands.looking import moment
 from steersman.cli.session import state_directory
-from steersman.domain.errors import Misconfigured
+from steersman.domain.errors import Misconfigured, Unavailable
+
+RESTART_S_MAX = 90.0
+"""Seconds to wait for the successors; one takes a second, on a busy machine several."""
 
 DRIVER = Path("examples") / "01-flight-delay" / "drive.py"
 
@@ -29,6 +35,7 @@ def up(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             router_port=arguments.router_port,
+            routers=arguments.routers,
             mlflow_uri=arguments.mlflow_uri,
             mlflow_token=arguments.mlflow_token,
             mlflow_user=arguments.mlflow_user,
@@ -40,6 +47,37 @@ def up(arguments: argparse.Namespace) -> int:
             replay_from=None if arguments.replay_from is None else moment(arguments.replay_from),
         )
     )
+
+
+def restart(arguments: argparse.Namespace) -> int:
+    """Ask the supervisor to replace its routers, and wait until each has a successor."""
+    from steersman.dataplane.handles import read_handle
+
+    run = state_directory(arguments) / "run"
+    supervisor = read_handle(run / "up.json")
+    if supervisor is None or not supervisor.alive():
+        raise Unavailable(
+            f"no `steersman up` runs with the state directory {run.parent}",
+            next_step="Name the right one with --state, or start it with `steersman up`: that starts the routers too.",
+        )
+
+    def living() -> dict[str, int]:
+        cards = {path.stem: read_handle(path) for path in run.glob("router-*.json")}
+        return {name: card.pid for name, card in cards.items() if card is not None and card.alive()}
+
+    before = living()
+    os.kill(supervisor.pid, signal.SIGHUP)
+    deadline = time.monotonic() + RESTART_S_MAX
+    while not all(living().get(name, pid) != pid for name, pid in before.items()):
+        if time.monotonic() > deadline or not supervisor.alive():
+            raise Unavailable(
+                "the routers were not all replaced; those that were not serve on",
+                next_step="Read what `steersman up` says, and logs/router-0.log in the state directory.",
+            )
+        time.sleep(0.05)
+    for name, pid in sorted(living().items()):
+        print(f"{name}: pid {pid}" + (f" took over from pid {before[name]}" if name in before else ""))
+    return EXIT_DONE
 
 
 def demo(arguments: argparse.Namespace) -> int:

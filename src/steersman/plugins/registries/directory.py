@@ -4,8 +4,9 @@ For teams without MLflow, for air-gapped places where files are copied in, and f
 a version is a directory, its number is its name, and an alias is a line in `ROOT/NAME/aliases.yaml`.
 
 `version.yaml`: `format` and `file` are needed; `signature` (list of `name`, `type`, optionally `required: false`),
-`output`, `params`, `metadata`, `tags`, `created_at`, `created_by`, `run_id` are optional. The types are those of the
-Open Inference Protocol (FP64, INT64, BYTES, …) or MLflow's (double, long, string, …).
+`output`, `requirements`, `params`, `metadata`, `tags`, `created_at`, `created_by`, `run_id` are optional. The types are
+those of the Open Inference Protocol (FP64, INT64, BYTES, …) or MLflow's (double, long, string, …). `requirements` (a list
+of lines) becomes the version's `requirements.txt`, the form every target reads.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from steersman.ports import Description, RegisteredVersion
 
 VERSION_FILE = "version.yaml"
 ALIASES_FILE = "aliases.yaml"
+REQUIREMENTS_FILE = "requirements.txt"
 FILE_BYTES_MAX = 2**20
 CHUNK_BYTES = 2**20
 
@@ -38,6 +40,7 @@ class _VersionFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     file: str
     signature: tuple[Column, ...] = ()
     output: str = "score"
+    requirements: tuple[str, ...] = ()
     params: dict[str, str] = {}
     metadata: dict[str, str] = {}
     tags: dict[str, str] = {}
@@ -82,6 +85,13 @@ class DirectoryRegistry:
             with os.fdopen(handle, "rb") as file:
                 tree.write(path, iter(lambda: file.read(CHUNK_BYTES), b""))
         tree.require(description.file)
+        if requirements := self._read(name, number).requirements:
+            if (into / REQUIREMENTS_FILE).exists():
+                raise BadRequest(
+                    f"{name}/{number} has {REQUIREMENTS_FILE} and `requirements` in {VERSION_FILE}.",
+                    next_step="Keep one of the two.",
+                )
+            tree.write(REQUIREMENTS_FILE, ["".join(f"{line}\n" for line in requirements).encode()])
         return description
 
     def aliases(self, name: str) -> dict[str, int]:

@@ -36,10 +36,10 @@ _MOMENT = timedelta(microseconds=1)
 
 
 class ParquetDatasets:
-    """Cuts snapshots from Parquet files and the inference log of a state directory."""
+    """Cuts snapshots from Parquet files and the inference log."""
 
-    def __init__(self, state: Path) -> None:
-        self._log = DeltaInferenceLog(state)
+    def __init__(self, log: DeltaInferenceLog) -> None:
+        self._log = log
 
     def snapshot(
         self,

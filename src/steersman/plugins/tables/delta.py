@@ -5,27 +5,30 @@ here. Every question names a span of event time and opens the files of the dates
 those are is kept in memory and brought up to date from the log's newest entries, so that a question over one day costs
 milliseconds, however long the table has lived.
 
-Two rules hold for all answers. A label counts from the moment it arrived: `as_of` decides, and of several labels of one
-event the latest by then. An event that was sent twice (a caller's retry) counts once.
+Three rules hold for all answers. A label counts from the moment it arrived: `as_of` decides, and of several labels of one
+event the latest by then; `steersman.plugins.tables.labels` says which event a label about an entity belongs to. An event
+that was sent twice (a caller's retry) counts once, as it was first. Order is that of time, then of the log, and never that
+of files, which a compaction changes.
 """
 
 from __future__ import annotations
 
-import shutil
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import polars as pl
-from deltalake import DeltaTable
 
 from steersman.dataplane import sockets, tables
-from steersman.ports import AnsweredRows, ArmCount, LogError, PairedRows
+from steersman.dataplane.storage import LocalStorage, Storage
+from steersman.plugins.tables import labels as joining
+from steersman.plugins.tables.files import CommittedFile, TableFiles
+from steersman.plugins.tables.labels import INSTANT
+from steersman.ports import AnsweredRows, ArmCount, LogError, PairedRows, Removed
 
 FLUSH_S_MAX = 60.0
 DAYS_MAX = 3_660
@@ -36,7 +39,6 @@ LABELS_EARLY_MAX = timedelta(days=31)
 ANSWERING = ("stable", "candidate")
 """Variants whose answers callers got; `shadow` and `challenger` are copies."""
 
-_INSTANT = pl.Datetime("us", "UTC")
 _POLARS_TYPES: dict[str, pl.DataType] = {
     "boolean": pl.Boolean(),
     "string": pl.String(),
@@ -45,7 +47,7 @@ _POLARS_TYPES: dict[str, pl.DataType] = {
 }
 _PREDICTIONS: dict[str, pl.DataType] = {
     "event_id": pl.String(),
-    "at": _INSTANT,
+    "at": INSTANT,
     "version": pl.String(),
     "digest": pl.String(),
     "release": pl.String(),
@@ -58,87 +60,36 @@ _PREDICTIONS: dict[str, pl.DataType] = {
     "error": pl.String(),
     "latency_ms": pl.Float64(),
     "request_id": pl.String(),
-}
-_LABELS: dict[str, pl.DataType] = {
-    "event_id": pl.String(),
-    "at": _INSTANT,
-    "value": pl.Float64(),
-    "source": pl.String(),
+    "trace_id": pl.String(),
+    "position": pl.Int64(),
 }
 
 
-class CommittedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A data file and the table version that added it; what a monitor folds once."""
-
-    table: Path
-    version: int
-    path: Path
-    date: str
-    rows: int
+EntityHorizon = Callable[[str, str], timedelta | None]
+"""By workspace and model: how long after a prediction a label about its entity may be; None where labels name events only."""
 
 
-class _Files:
-    """The live data files of one table by date, kept up to date from the entries of its log."""
-
-    def __init__(self, table: Path) -> None:
-        self.table = table
-        self.version = -1
-        self._by_date: dict[str, dict[Path, CommittedFile]] = {}
-
-    def refresh(self) -> None:
-        """Take up entries written since; one `stat` where there are none."""
-        if self.version < 0:
-            self._load()
-        while (entry := self._entry(self.version + 1)).exists():
-            self._take(entry.read_bytes(), self.version + 1)
-            self.version += 1
-
-    def _entry(self, version: int) -> Path:
-        return self.table / "_delta_log" / f"{version:020d}.json"
-
-    def _load(self) -> None:
-        """From the first entry where it still exists, else from what Delta's checkpoint lists."""
-        if self._entry(0).exists() or not DeltaTable.is_deltatable(str(self.table)):
-            return
-        table = DeltaTable(str(self.table))
-        listed = pl.DataFrame(table.get_add_actions(flatten=True))
-        for path, day, rows in listed.select("path", "partition.date", "num_records").iter_rows():
-            self._add(unquote(path), day, rows, 0)
-        self.version = table.version()
-
-    def _take(self, entry: bytes, version: int) -> None:
-        for line in entry.splitlines():
-            action = msgspec.json.decode(line)
-            if (added := action.get("add")) is not None:
-                rows = msgspec.json.decode(added["stats"])["numRecords"] if added.get("stats") else 0
-                folded = version if added.get("dataChange", True) else 0  # a compaction brings no new rows
-                self._add(unquote(added["path"]), added["partitionValues"]["date"], rows, folded)
-            elif (removed := action.get("remove")) is not None:
-                path = self.table / unquote(removed["path"])
-                for files in self._by_date.values():
-                    files.pop(path, None)
-
-    def _add(self, relative: str, day: str, rows: int, version: int) -> None:
-        path = self.table / relative
-        file = CommittedFile(table=self.table, version=version, path=path, date=day, rows=rows)
-        self._by_date.setdefault(day, {})[path] = file
-
-    def of_dates(self, days: Iterable[str]) -> list[Path]:
-        return [path for day in days for path in self._by_date.get(day, ())]
-
-    def since(self, version: int) -> list[CommittedFile]:
-        new = [file for files in self._by_date.values() for file in files.values() if file.version > version]
-        return sorted(new, key=lambda file: (file.version, file.path))
+def events_only(_workspace: str, _model: str) -> timedelta | None:
+    return None
 
 
 class DeltaInferenceLog:
-    """Reads `tables/` of a state directory, and asks router and committer to bring it up to date. Thread-safe."""
+    """Reads the tables of a state directory, and asks router and committer for what only they can do. Thread-safe."""
 
-    def __init__(self, state: Path, *, flush_timeout_s: float = FLUSH_S_MAX) -> None:
-        self._root = state / "tables"
+    def __init__(
+        self,
+        state: Path,
+        storage: Storage | None = None,
+        *,
+        entity_horizon: EntityHorizon = events_only,
+        flush_timeout_s: float = FLUSH_S_MAX,
+    ) -> None:
+        """Without `storage` the tables are in the state directory."""
+        self._storage = storage or LocalStorage(state / "tables")
         self._run = state / "run"
+        self._entity_horizon = entity_horizon
         self._flush_timeout_s = flush_timeout_s
-        self._files: dict[Path, _Files] = {}
+        self._files: dict[str, TableFiles] = {}
         self._lock = threading.Lock()
 
     # --- bringing it up to date --------------------------------------------------------------------------------------
@@ -148,21 +99,41 @@ class DeltaInferenceLog:
 
         A router that does not run has nothing under way. Raises LogError when the committer does not run or fails.
         """
-        try:
-            self._post("router.sock")
-        except sockets.NobodyListensError:
-            pass
-        except sockets.SocketUnavailableError as error:
-            raise LogError(f"the router does not settle: {error}") from error
+        for router in sorted(self._run.glob("router-*.sock")):
+            try:
+                self._post(router.name)
+            except sockets.NobodyListensError:
+                pass
+            except sockets.SocketUnavailableError as error:
+                raise LogError(f"the router does not settle: {error}") from error
         try:
             self._post("committer.sock")
         except sockets.SocketUnavailableError as error:
             raise LogError(f"the committer does not answer: {error}") from error
 
-    def _post(self, socket: str) -> None:
-        status, body = sockets.call_unix(self._run / socket, "POST", "/flush", timeout_s=self._flush_timeout_s)
+    def _post(self, socket: str, target: str = "/flush", body: bytes = b"") -> bytes:
+        status, answer = sockets.call_unix(self._run / socket, "POST", target, body, timeout_s=self._flush_timeout_s)
         if status != 200:
-            raise LogError(f"{socket}: flush answered {status}: {body.decode(errors='replace')[:500]}")
+            raise LogError(f"{socket}: {target} answered {status}: {answer.decode(errors='replace')[:500]}")
+        return answer
+
+    # --- taking rows away --------------------------------------------------------------------------------------------
+
+    def expire(self, key: str, workspace: str, model: str, *, until: date) -> Removed:
+        """Delete the model's rows of all dates before `until`, predictions and labels; see the port."""
+        return self._removed("/expire", {"key": key, "workspace": workspace, "model": model, "until": str(until)})
+
+    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
+        """Delete every row of one entity of the model; see the port."""
+        self.flush()
+        return self._removed("/erase", {"workspace": workspace, "model": model, "entity": entity})
+
+    def _removed(self, target: str, wanted: Mapping[str, str]) -> Removed:
+        try:
+            answer = self._post("committer.sock", target, msgspec.json.encode(wanted))
+        except sockets.SocketUnavailableError as error:
+            raise LogError(f"the committer does not answer: {error}") from error
+        return msgspec.json.decode(answer, type=Removed)
 
     # --- the port's questions ----------------------------------------------------------------------------------------
 
@@ -180,7 +151,7 @@ class DeltaInferenceLog:
     ) -> PairedRows:
         """Events of the span answered by both digests whose label had arrived by `as_of`; in order of time and id."""
         scored = self._scored(workspace, environment, model, since, until, digests=(reference, compared))
-        labels = self.labels(workspace, model, since=since, as_of=as_of)
+        labels = self._labels(workspace, environment, model, since=since, until=until, as_of=as_of)
         one = scored.filter(pl.col("digest") == reference).select("event_id", "at", pl.col("score").alias("reference"))
         other = scored.filter(pl.col("digest") == compared).select("event_id", pl.col("score").alias("compared"))
         rows = one.join(other, on="event_id").join(labels, on="event_id").sort("at", "event_id")
@@ -275,7 +246,7 @@ class DeltaInferenceLog:
         scored = self._scored(
             workspace, environment, model, since, until, digests=digests, variants=variants, with_inputs=inputs
         )
-        labels = self.labels(workspace, model, since=since, as_of=as_of)
+        labels = self._labels(workspace, environment, model, since=since, until=until, as_of=as_of)
         return scored.join(labels, on="event_id", how="left").sort("at", "event_id", "digest")
 
     def matured(
@@ -311,14 +282,16 @@ class DeltaInferenceLog:
     ) -> pl.DataFrame:
         """Events callers got an answer to and whose label had arrived by `as_of`, each once: rows to learn from.
 
-        Columns event_id, at, label, label_at and `inputs` (a struct); in the order of commits. A label may arrive before
+        Columns event_id, at, label, label_at and `inputs` (a struct); in order of time. A label may arrive before
         its event (two systems, two clocks), but not by more than `LABELS_EARLY_MAX`.
         """
         rows = self._predictions(
             workspace, environment, model, since, until, columns=("event_id", "at"), with_inputs=True,
             keep=(pl.col("status") == 200) & pl.col("score").is_not_null() & pl.col("variant").is_in(ANSWERING),
         )  # fmt: skip
-        labels = self.labels(workspace, model, since=since - LABELS_EARLY_MAX, as_of=as_of)
+        labels = self._labels(
+            workspace, environment, model, since=since, until=until, as_of=as_of, early=LABELS_EARLY_MAX
+        )
         return (
             rows.filter(pl.col("event_id").is_first_distinct())
             .join(labels, on="event_id", how="left", maintain_order="left")
@@ -326,19 +299,42 @@ class DeltaInferenceLog:
         )
 
     def labels(self, workspace: str, model: str, *, since: datetime, as_of: datetime) -> pl.DataFrame:
-        """The latest label of each event among those that arrived from `since` to `as_of`: event_id, label, label_at."""
-        table = tables.labels_table(self._root, workspace, model)
-        files = self._of_dates(table, since, as_of + timedelta(microseconds=1))
-        if not files:
-            return pl.DataFrame(schema={"event_id": pl.String(), "label": pl.Float64(), "label_at": _INSTANT})
-        return (
-            _scan(files, _LABELS)
-            .filter(pl.col("at") <= as_of)
-            .select("event_id", pl.col("value").alias("label"), pl.col("at").alias("label_at"))
-            .sort("label_at", maintain_order=True)
-            .filter(pl.col("event_id").is_last_distinct())
-            .collect()
-        )
+        """The latest label of each event id among those that arrived from `since` to `as_of`: event_id, label, label_at."""
+        return joining.of_events(self._truth(workspace, model, since, as_of))
+
+    def _truth(self, workspace: str, model: str, since: datetime, as_of: datetime) -> pl.DataFrame:
+        table = tables.labels_table(workspace, model)
+
+        def read() -> pl.DataFrame:
+            files = self._of_dates(table, since, as_of + timedelta(microseconds=1))
+            rows = self._scan(files, joining.LABELS) if files else pl.LazyFrame(schema=joining.LABELS)
+            return joining.truth(rows, as_of).collect()
+
+        return _again_where_files_went(read)
+
+    def _labels(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        early: timedelta = timedelta(),
+    ) -> pl.DataFrame:
+        """Labels of the events of a span: those that name them, and those about their entities."""
+        arrived = self._truth(workspace, model, since - early, as_of)
+        by_event = joining.of_events(arrived)
+        horizon = self._entity_horizon(workspace, model)
+        if horizon is None or arrived["entity"].null_count() == arrived.height:
+            return by_event
+        answered = self._predictions(
+            workspace, environment, model, since, min(until + horizon, as_of) + timedelta(microseconds=1),
+            columns=("event_id", "at", "entity"), with_inputs=False,
+            keep=(pl.col("status") == 200) & pl.col("score").is_not_null() & pl.col("variant").is_in(ANSWERING),
+        )  # fmt: skip
+        return joining.united(by_event, joining.of_entities(arrived, answered, horizon))
 
     def _scored(
         self,
@@ -375,25 +371,28 @@ class DeltaInferenceLog:
         with_inputs: bool,
         keep: pl.Expr | None,
     ) -> pl.DataFrame:
-        """Rows of the span, in the order they were committed, from every table of the model."""
-        folder = tables.predictions_folder(self._root, workspace, environment, model)
-        inputs: dict[str, str] = {}
-        parts: list[pl.LazyFrame] = []
-        known = tables.read_catalogue(folder).tables
-        for table in known:
-            inputs |= table.inputs
+        """Rows of the span, in order of time and of the log, from every table of the model."""
+        folder = tables.predictions_folder(workspace, environment, model)
+        span = (pl.col("at") >= since) & (pl.col("at") < until)
         chosen = [*columns, *(["inputs"] if with_inputs else [])]
-        for table in known:
-            files = self._of_dates(folder / table.name, since, until)
-            if files:
-                schema = {**_PREDICTIONS, "inputs": _struct(table.inputs)}
-                span = (pl.col("at") >= since) & (pl.col("at") < until)
-                part = _scan(files, schema).filter(span if keep is None else span & keep).select(chosen)
-                parts.append(_widened(part, table.inputs, inputs) if with_inputs else part)
-        if not parts:
-            whole = {**_PREDICTIONS, "inputs": _struct(inputs)}
-            return pl.DataFrame(schema={name: whole[name] for name in chosen})
-        return pl.concat(parts).collect()
+
+        def read() -> pl.DataFrame:
+            known = tables.read_catalogue(self._storage, folder).tables
+            inputs: dict[str, str] = {}
+            for table in known:
+                inputs |= table.inputs
+            schema = {**_PREDICTIONS, "inputs": _struct(inputs)}
+            parts = [pl.LazyFrame(schema=schema)]
+            for table in known:
+                files = self._of_dates(f"{folder}/{table.name}", since, until)
+                if files:
+                    part = self._scan(files, {**_PREDICTIONS, "inputs": _struct(table.inputs)})
+                    parts.append(_widened(part, table.inputs, inputs) if with_inputs else part)
+            wanted = [*chosen, *(name for name in ("at", "position") if name not in chosen)]
+            rows = [part.filter(span if keep is None else span & keep).select(wanted) for part in parts]
+            return pl.concat(rows).sort("at", "position", nulls_last=False).select(chosen).collect()
+
+        return _again_where_files_went(read)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -404,49 +403,64 @@ class DeltaInferenceLog:
 
         `since_versions` is the last folded version by table name (`predictions`, …); a table it lacks is new.
         """
-        folder = tables.predictions_folder(self._root, workspace, environment, model)
+        folder = tables.predictions_folder(workspace, environment, model)
         found = []
-        for table in tables.read_catalogue(folder).tables:
+        for table in tables.read_catalogue(self._storage, folder).tables:
             with self._lock:
-                files = self._up_to_date(folder / table.name)
+                files = self._up_to_date(f"{folder}/{table.name}")
                 found += files.since(since_versions.get(table.name, -1))
         return found
 
     def read_files(self, files: Sequence[CommittedFile]) -> pl.DataFrame:
-        """All columns of committed files of one table."""
+        """All columns of committed files of one table. Raises LogError where one was compacted away too long ago."""
         if not files:
             return pl.DataFrame(schema=_PREDICTIONS)
-        table = tables.read_catalogue(files[0].table.parent).table(files[0].table.name)
-        return _scan([file.path for file in files], {**_PREDICTIONS, "inputs": _struct(table.inputs)}).collect()
+        folder, _, name = files[0].table.rpartition("/")
+        table = tables.read_catalogue(self._storage, folder).table(name)
+        schema = {**_PREDICTIONS, "inputs": _struct(table.inputs)}
+        try:
+            return self._scan([file.path for file in files], schema).collect()
+        except _GONE as error:
+            raise LogError(f"{files[0].table}: files to fold are gone; fold the table anew: {error}") from error
 
-    def export(self, workspace: str, environment: str, model: str, into: Path) -> list[Path]:
-        """Copy the model's tables (predictions of the environment, labels) to `into`; returns the copied tables.
-
-        Files of a Delta table never change and the log is copied first, so the copy is a consistent table.
-        """
-        folder = tables.predictions_folder(self._root, workspace, environment, model)
-        sources = [folder / table.name for table in tables.read_catalogue(folder).tables]
-        sources.append(tables.labels_table(self._root, workspace, model))
-        copied = []
-        for source in sources:
-            if DeltaTable.is_deltatable(str(source)):
-                target = into / source.relative_to(self._root)
-                shutil.copytree(source / "_delta_log", target / "_delta_log")
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("_delta_log"), dirs_exist_ok=True)
-                copied.append(target)
-        return copied
-
-    def _of_dates(self, table: Path, since: datetime, until: datetime) -> list[Path]:
+    def _of_dates(self, table: str, since: datetime, until: datetime) -> list[str]:
         days = _days(since, until)
         with self._lock:
             return self._up_to_date(table).of_dates(days)
 
-    def _up_to_date(self, table: Path) -> _Files:
+    def _up_to_date(self, table: str) -> TableFiles:
         files = self._files.get(table)
         if files is None:
-            files = self._files[table] = _Files(table)
+            files = self._files[table] = TableFiles(self._storage, table)
         files.refresh()
         return files
+
+    def _scan(self, files: Sequence[str], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
+        """Files of one table; a column or field that was added later is null in older files."""
+        return pl.scan_parquet(
+            list(files),
+            schema=schema,
+            missing_columns="insert",
+            extra_columns="ignore",
+            cast_options=pl.ScanCastOptions(missing_struct_fields="insert", extra_struct_fields="ignore"),
+            hive_partitioning=False,
+            glob=False,
+            storage_options=self._storage.scan_options,
+        )
+
+
+_GONE = (FileNotFoundError, pl.exceptions.ComputeError)
+"""What Polars raises for a file that is not there, on a disk and on an object store."""
+
+T = TypeVar("T")
+
+
+def _again_where_files_went(read: Callable[[], T]) -> T:
+    """Read, and once more from the newest list: an erasure leaves no time between a list and the end of its files."""
+    try:
+        return read()
+    except _GONE:
+        return read()
 
 
 def _days(since: datetime, until: datetime) -> list[str]:
@@ -459,19 +473,6 @@ def _days(since: datetime, until: datetime) -> list[str]:
     if count > DAYS_MAX:
         raise LogError(f"a span of {count} days; ask for at most {DAYS_MAX}")
     return [(first + timedelta(days=offset)).isoformat() for offset in range(count)]
-
-
-def _scan(files: Sequence[Path], schema: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """Files of one table; a column or field that was added later is null in older files."""
-    return pl.scan_parquet(
-        list(files),
-        schema=schema,
-        missing_columns="insert",
-        extra_columns="ignore",
-        cast_options=pl.ScanCastOptions(missing_struct_fields="insert", extra_struct_fields="ignore"),
-        hive_partitioning=False,
-        glob=False,
-    )
 
 
 def _struct(inputs: dict[str, str]) -> pl.DataType:

@@ -5,7 +5,9 @@ as an intent before the process starts. Its lock file stays locked while the wor
 server or the next one after a crash, finds the same replicas, adopts those that run and starts only what is missing.
 
 Starting is not waiting: a worker announces itself by its handle file once the model is loaded and warm. One that dies
-before that is started again, later each time, and `failure` tells what it said last.
+before that is started again, later each time, and `failure` tells what it said last. A version that needs other libraries
+than this installation has is started in an environment of its own (`environments`), once that is built; until then none
+of its replicas exists.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import msgspec
 import psutil
 
 from steersman.dataplane.handles import Handle, read_handle
+from steersman.dataplane.walled import SCRATCH
 from steersman.plugins import processes
+from steersman.plugins.targets.environments import Environments
 from steersman.ports import ReplicaSpec, RunningReplica, TargetError
 
 REPLICAS_MAX = 64
@@ -49,9 +53,15 @@ USAGE_BYTES_MAX = 1024 * 1024
 WORKER = ("-P", "-m", "steersman.dataplane.worker")
 """`-P`: the working directory, here `/`, is no place to import from, nor one a worker's sandbox should open."""
 
+WALLED_WORKER = ("-S", "-P", "-m", "steersman.dataplane.walled")
+"""The same in an environment of its own: `-S`, because its packages come behind the walls."""
+
 
 class _Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of one replica. Without `pid` it is an intent; `deaths` counts those in a row that came too soon."""
+    """The record of one replica. Without `pid` it is an intent; `deaths` counts those in a row that came too soon.
+
+    `libraries` is the digest of the environment of the version's own that it runs in, None in this installation's.
+    """
 
     id: str
     workspace: str
@@ -65,6 +75,7 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True):
     log_from: int = 0
     deaths: int = 0
     because: str | None = None
+    libraries: str | None = None
 
     @property
     def handle(self) -> Handle | None:
@@ -86,6 +97,7 @@ class LocalTarget:
         """`worker` are the interpreter's arguments that start a worker; tests put a small stand-in there."""
         self._records = state.resolve() / "run" / "replicas"
         self._logs = state.resolve() / "logs" / "replicas"
+        self._environments = Environments(state.resolve())
         self._drain_s = drain_s
         self._worker = worker
         self._changing = threading.Lock()
@@ -106,10 +118,13 @@ class LocalTarget:
             raise TargetError(
                 f"the files of {replica.digest} are not stored here; register version {replica.version} again"
             )
+        wanted = self._environments.wanted(replica) if count else None
         with self._changing:
             self._reap()
+            if wanted is not None and not self._environments.ensure(wanted, replica.digest):
+                return
             for slot in range(count):
-                self._ensure_slot(replica, slot)
+                self._ensure_slot(replica, slot, wanted.digest if wanted is not None else None)
 
     def observe(self) -> list[RunningReplica]:
         """Every replica that is alive. Costs about 0.2 ms each: a few small files of `/proc` and of our own."""
@@ -126,8 +141,11 @@ class LocalTarget:
 
     def failure(self, replica: ReplicaSpec) -> str | None:
         """Why the last attempt to start this version died before it was ready; None when none did, or one since is."""
+        wanted = self._environments.wanted(replica)
         with self._changing:
             self._reap()
+            if wanted is not None and (because := self._environments.failure(wanted)) is not None:
+                return because
             for slot in self._slots_of(replica.workspace, replica.environment, replica.model, replica.digest):
                 settled = self._settle(slot)
                 if settled.because is not None and self._announced(settled) is None:
@@ -159,8 +177,13 @@ class LocalTarget:
                     self._note_usage(slot, "stopped")
                     self._forget(slot)
                     self._stopping.discard(slot.id)
+                self._environments.collect(self._environments_in_use())
 
-    def _ensure_slot(self, replica: ReplicaSpec, number: int) -> None:
+    def _environments_in_use(self) -> set[str]:
+        slots = (self._read(path) for path in self._records.glob("*.json"))
+        return {slot.libraries for slot in slots if slot is not None and slot.libraries is not None}
+
+    def _ensure_slot(self, replica: ReplicaSpec, number: int, libraries: str | None) -> None:
         fresh = _Slot(
             id="/".join((replica.workspace, replica.environment, replica.model, replica.digest, str(number))),
             workspace=replica.workspace,
@@ -182,7 +205,7 @@ class LocalTarget:
         if lock is None:
             return
         try:
-            self._start(replica, slot, lock)
+            self._start(replica, msgspec.structs.replace(slot, libraries=libraries), lock)
         finally:
             os.close(lock)
 
@@ -194,17 +217,19 @@ class LocalTarget:
         log_from = log.stat().st_size if log.exists() else 0
         intent = msgspec.structs.replace(slot, pid=None, started_at=0.0, attempt_at=time.time(), log_from=log_from)
         self._handle_path(slot).unlink(missing_ok=True)
+        shutil.rmtree(self._folder(slot) / SCRATCH, ignore_errors=True)
         processes.write_whole(self._spec_path(slot), self._spec(replica, slot))
         self._write(intent)
+        argv, variables = self._command(slot.libraries)
         try:
             with log.open("ab") as output:
                 child = subprocess.Popen(
-                    [sys.executable, *self._worker, "--spec", str(self._spec_path(slot))],
+                    [*argv, "--spec", str(self._spec_path(slot))],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd="/",
-                    env=processes.clean_environment(threads=replica.threads),
+                    env=processes.clean_environment(threads=replica.threads) | variables,
                     start_new_session=True,
                     pass_fds=(lock,),
                 )
@@ -216,6 +241,17 @@ class LocalTarget:
             resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
             started = processes.handle_of(child.pid)
             self._write(msgspec.structs.replace(intent, pid=started.pid, started_at=started.started_at))
+
+    def _command(self, libraries: str | None) -> tuple[list[str], dict[str, str]]:
+        """How a worker is started, and what its variables have beside the usual."""
+        if libraries is None:
+            return [sys.executable, *self._worker], {}
+        python = self._environments.python(libraries)
+        variables = {
+            "PYTHONPATH": str(self._environments.code()),
+            "PATH": os.pathsep.join((str(python.parent), "/usr/local/bin", "/usr/bin", "/bin")),
+        }
+        return [str(python), *WALLED_WORKER], variables
 
     def _spec(self, replica: ReplicaSpec, slot: _Slot) -> bytes:
         return msgspec.json.encode(

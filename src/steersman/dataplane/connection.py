@@ -1,0 +1,387 @@
+"""One HTTP/1.1 connection from the router to a worker: whole answers, and answers that come in pieces.
+
+A whole answer is the everyday case and costs as little as Python allows: one write, one parser that lives as long as the
+connection, one future, one timer. A *stream* (server-sent events, a long generation) gives the head as soon as it is there
+and the body as it comes; when its reader is slow the socket is not read either, so that the worker feels it and memory
+stays bounded.
+
+Whoever stops waiting (its own time is over, or its caller left) closes the connection: that is how a worker hears that
+nobody wants the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from collections.abc import AsyncIterable, Callable
+from types import TracebackType
+from typing import Self
+
+import httptools
+import msgspec
+
+RESPONSE_BYTES_MAX = 64 * 1024 * 1024
+"""A longer whole answer is a broken worker. A stream has no such bound, because it is never held whole."""
+
+STREAM_BYTES_MAX = 256 * 1024
+"""Bytes of a stream held for a slow reader. Beyond it the socket is not read; what one read brings may come on top."""
+
+SILENCE_S_MAX = 60.0
+"""Seconds a stream may pause between two pieces; comments keep a quiet event stream alive, as browsers expect too."""
+
+IDLE_S_MAX = 30.0
+"""An idle connection is not used after this: well below the 75 s after which a worker closes it."""
+
+CHECK_AFTER_S = 0.05
+"""One that was idle longer is looked at before use: the worker's goodbye may wait unread in the socket."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamError(Exception):
+    """A replica gave no answer. `executed` is False only when it cannot have seen the request.
+
+    `stale`: a connection that had served before ended without a byte of this answer. Most likely the worker closed it
+    while it was idle, but it may as well have died at work, so `executed` says True.
+    """
+
+    def __init__(self, because: str, *, executed: bool, stale: bool = False) -> None:
+        super().__init__(because)
+        self.executed = executed
+        self.stale = stale
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A whole answer. `headers` as they were sent; names in any case."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that (lower-case) name."""
+        return find_header(self.headers, name)
+
+
+def find_header(headers: Headers, name: bytes) -> bytes | None:
+    return next((value for given, value in headers if given.lower() == name), None)
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time; idle between them."""
+
+    __slots__ = (
+        "_gone",
+        "_headers",
+        "_heard",
+        "_idle_since",
+        "_loop",
+        "_parser",
+        "_parts",
+        "_served",
+        "_size",
+        "_stream",
+        "_transport",
+        "_waiter",
+        "_writable",
+        "closed",
+    )
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[Response] | None = None
+        self._stream: Stream | None = None
+        self._headers: Headers = []
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._served = 0
+        self._heard = False
+        self._idle_since = 0.0
+        self._writable: asyncio.Future[None] | None = None
+
+    # --- the transport's side ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._gone = select.poll()
+        self._gone.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.resume_writing()
+        stale = self._served > 0 and not self._heard
+        self._fail(UpstreamError("the connection was closed before the answer", executed=True, stale=stale))
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        stream = self._stream
+        if stream is None and self._waiter is None:  # nobody asked
+            self.close()
+            return
+        try:
+            (self._parser if stream is None else stream.parser).feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(UpstreamError(f"the answer is not HTTP: {error}", executed=True))
+            self.close()
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    # --- a whole answer ----------------------------------------------------------------------------------------------
+
+    async def request(self, data: bytes, timeout_s: float) -> Response:
+        """Send and wait. Raises UpstreamError, or TimeoutError; after either, and when cancelled, it is closed."""
+        loop = self._loop
+        waiter: asyncio.Future[Response] = loop.create_future()
+        self._waiter = waiter
+        self._heard = False
+        self._transport.write(data)
+        timer = loop.call_later(timeout_s, self._expire)
+        try:
+            return await waiter
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > RESPONSE_BYTES_MAX:
+            self._fail(UpstreamError(f"the answer is over {RESPONSE_BYTES_MAX // 1024**2} MiB", executed=True))
+            self.close()
+            return
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        parser, waiter, parts, headers = self._parser, self._waiter, self._parts, self._headers
+        self._parts, self._headers, self._size = [], [], 0
+        status = parser.get_status_code()
+        if status < 200 or waiter is None:  # "100 Continue" and its like: the answer is still to come
+            return
+        self._waiter = None
+        self._served += 1
+        if not parser.should_keep_alive():
+            self.close()
+        if not waiter.done():
+            waiter.set_result(Response(status, parts[0] if len(parts) == 1 else b"".join(parts), headers))
+
+    def _expire(self) -> None:
+        self._fail(TimeoutError())
+
+    def _fail(self, error: Exception) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.fail(error)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._transport.abort()
+
+    # --- between two requests ----------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """The request is over; the connection waits for the next."""
+        self._idle_since = self._loop.time()
+
+    def usable(self) -> bool:
+        """Whether it may carry another request. A goodbye that waits unread in the socket is seen here."""
+        if self.closed:
+            return False
+        idle_s = self._loop.time() - self._idle_since
+        if idle_s < CHECK_AFTER_S:
+            return True
+        if idle_s > IDLE_S_MAX or self._gone.poll(0):
+            self.close()
+            return False
+        return True
+
+    # --- streams -----------------------------------------------------------------------------------------------------
+
+    def begin(self, stream: Stream, head: bytes) -> None:
+        self._stream = stream
+        self._heard = False
+        self._transport.write(head)
+
+    async def send_chunks(self, body: AsyncIterable[bytes]) -> None:
+        """Send a request's body as it comes, chunked, no faster than the worker reads."""
+        async for piece in body:
+            if self.closed:
+                return
+            if piece:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            if self._writable is not None:
+                await self._writable
+        if not self.closed:
+            self._transport.write(b"0\r\n\r\n")
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.closed:
+            self._transport.resume_reading()
+
+    def ended(self, *, keep_alive: bool) -> None:
+        """The stream's last byte is here."""
+        self._stream = None
+        self._served += 1
+        if not keep_alive:
+            self.close()
+
+
+class Stream:
+    """An answer as it comes: `status` and `headers`, then the body by `async for`, in pieces of no particular size.
+
+    async with await upstream.stream(…) as answer:
+        async for piece in answer: …
+
+    Iterating raises UpstreamError when the worker breaks off, TimeoutError after `silence_s` without a byte. Leaving the
+    block before the end closes the connection.
+    """
+
+    def __init__(self, connection: Connection, silence_s: float, release: Callable[[], None]) -> None:
+        """`release` is called once, when the connection is free again or closed."""
+        self.status = 0
+        self.headers: Headers = []
+        self.parser = httptools.HttpResponseParser(self)
+        self._connection = connection
+        self._silence_s = silence_s
+        self._release: Callable[[], None] | None = release
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._paused = False
+        self._complete = False
+        self._error: Exception | None = None
+        self._sender: asyncio.Task[None] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that (lower-case) name."""
+        return find_header(self.headers, name)
+
+    async def open(self, head: bytes, body: AsyncIterable[bytes] | None, timeout_s: float) -> None:
+        """Send, and wait for the answer's head. Raises UpstreamError, TimeoutError, or what `body` raises."""
+        self._connection.begin(self, head)
+        if body is not None:
+            self._sender = self._loop.create_task(self._connection.send_chunks(body))
+            self._sender.add_done_callback(self._sent)
+        try:
+            while not self.status:
+                await self._wait(timeout_s)
+                if self._error is not None and not self.status:
+                    raise self._error
+        except BaseException:
+            self.close()
+            raise
+
+    def _sent(self, sender: asyncio.Task[None]) -> None:
+        if not sender.cancelled() and (error := sender.exception()) is not None:
+            self.fail(error if isinstance(error, Exception) else UpstreamError("no body", executed=True))
+
+    async def _wait(self, timeout_s: float) -> None:
+        timer = self._loop.call_later(timeout_s, self.fail, TimeoutError())
+        try:
+            await self._news
+        finally:
+            timer.cancel()
+            self._news = self._loop.create_future()
+
+    def _tell(self) -> None:
+        if not self._news.done():
+            self._news.set_result(None)
+
+    # --- the parser's side -------------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status: int = self.parser.get_status_code()
+        if status < 200:
+            self.headers = []
+            return
+        self.status = status
+        self._tell()
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._held += len(body)
+        if self._held > STREAM_BYTES_MAX and not self._paused:
+            self._paused = True
+            self._connection.pause_reading()
+        self._tell()
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self._complete = True
+            self._connection.ended(keep_alive=self.parser.should_keep_alive() and self._body_is_sent())
+            self._tell()
+
+    def _body_is_sent(self) -> bool:
+        return self._sender is None or self._sender.done()
+
+    def fail(self, error: Exception) -> None:
+        if self._error is None and not self._complete:
+            self._error = error
+        self._tell()
+
+    # --- the reader's side -------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._pieces:
+            if self._error is not None:
+                self.close()
+                raise self._error
+            if self._complete:
+                self.close()
+                raise StopAsyncIteration
+            await self._wait(self._silence_s)
+        pieces, self._pieces, self._held = self._pieces, [], 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume_reading()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if self._sender is not None:
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._sender
+
+    def close(self) -> None:
+        """Give the connection back when the answer was read to its end on the wire, else close it. Harmless twice."""
+        release, self._release = self._release, None
+        if release is None:
+            return
+        if self._sender is not None and not self._sender.done():
+            self._sender.cancel()
+        if not self._complete:
+            self._connection.close()
+        elif self._paused:
+            self._connection.resume_reading()
+        release()

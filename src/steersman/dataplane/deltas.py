@@ -1,0 +1,156 @@
+"""Commits to Delta tables, each with the position of the log it brings the table to.
+
+A commit may carry an *application transaction*: a name and a number that the table remembers. The committer's name is the
+stream, its number the position up to which the table now has the stream; rows and position become visible together or
+not at all. A table that somebody else wrote to meanwhile is read again, its position too: the attempt that failed may
+have been our own, whose answer was lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from urllib.parse import unquote
+
+import msgspec
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from steersman.dataplane.storage import Storage
+
+APPLICATION = "steersman:"
+
+CONFLICTS_MAX = 5
+"""Attempts at one commit where others keep changing the table's columns or repeat our transaction; appends, deletions
+and compactions of others do not even count, deltalake puts our commit behind theirs."""
+
+TABLE_PROPERTIES: dict[str, str | None] = {
+    # Monitors fold each committed file once and find them in the log's entries. A day of commits is 17,280 entries at one
+    # each 5 s, 70 MB on a file system with 4 kB blocks: a week of them, and checkpoints for what is older.
+    "delta.logRetentionDuration": "interval 7 days",
+    # Only the time: the smallest and largest entity or event id of a file has no place in a log that outlives the rows.
+    "delta.dataSkippingStatsColumns": "at",
+}
+
+NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+"""A commit is a commit: checkpoints and the clearing of old entries are upkeep, outside of anybody's flush."""
+
+T = TypeVar("T")
+
+
+def open_table(storage: Storage, path: str) -> DeltaTable | None:
+    """The table as it is now; None where there is none."""
+    uri = storage.uri(path)
+    if not DeltaTable.is_deltatable(uri, storage.options):
+        return None
+    return DeltaTable(uri, storage_options=storage.options)
+
+
+def entry_path(table: str, version: int) -> str:
+    """The file of the log that made a version."""
+    return f"{table}/_delta_log/{version:020d}.json"
+
+
+class DeltaTables:
+    """The tables one committer writes, kept open. Used from one thread at a time; `committed` hears of each commit."""
+
+    def __init__(self, storage: Storage, committed: Callable[[str], None]) -> None:
+        self._storage = storage
+        self._committed = committed
+        self._open: dict[str, DeltaTable] = {}
+        self._unsynced: list[tuple[str, int]] = []
+        self.last_commit_ms = 0.0
+
+    def append_once(
+        self,
+        path: str,
+        stream: str,
+        items: Sequence[tuple[int, T]],
+        end: int,
+        frame_of: Callable[[Sequence[tuple[int, T]]], pl.DataFrame],
+    ) -> int:
+        """Commit those items the table does not have, and that it now has the stream up to `end`; returns the rows.
+
+        Raises DeltaError or OSError; then what the table has is found out at the next call.
+        """
+        for attempt in range(1, CONFLICTS_MAX + 1):
+            fresh = self._beyond(path, stream, items)
+            if not fresh:
+                return 0
+            frame = frame_of(fresh)
+            try:
+                self._append(path, frame, stream, end)
+            except CommitFailedError:
+                if attempt == CONFLICTS_MAX:
+                    raise
+                continue
+            return frame.height
+        return 0
+
+    def _beyond(self, path: str, stream: str, items: Sequence[tuple[int, T]]) -> Sequence[tuple[int, T]]:
+        table = self._table(path)
+        done = table.transaction_version(APPLICATION + stream) if table is not None else None
+        return items if done is None else [item for item in items if item[0] > done]
+
+    def _table(self, path: str) -> DeltaTable | None:
+        table = self._open.get(path)
+        if table is None and (table := open_table(self._storage, path)) is not None:
+            self._open[path] = table
+        return table
+
+    def _append(self, path: str, frame: pl.DataFrame, stream: str, position: int) -> None:
+        started = time.perf_counter()
+        table = self._table(path)
+        properties = CommitProperties(app_transactions=[Transaction(APPLICATION + stream, position)])
+        try:
+            if table is None:
+                write_deltalake(
+                    self._storage.uri(path),
+                    frame,
+                    mode="append",
+                    partition_by=["date"],
+                    configuration=TABLE_PROPERTIES,
+                    storage_options=self._storage.options,
+                    commit_properties=properties,
+                    post_commithook_properties=NO_HOOKS,
+                )
+                table = self._table(path)
+                assert table is not None
+            else:
+                write_deltalake(
+                    table,
+                    frame,
+                    mode="append",
+                    schema_mode="merge",
+                    commit_properties=properties,
+                    post_commithook_properties=NO_HOOKS,
+                )
+        except BaseException:
+            self.forget(path)  # whatever it holds may be behind; the next attempt reads the log again
+            raise
+        self._unsynced.append((path, table.version()))
+        self.last_commit_ms = round((time.perf_counter() - started) * 1000, 1)
+        self._committed(path)
+
+    def forget(self, path: str) -> None:
+        """Read the table's log again at the next commit."""
+        self._open.pop(path, None)
+
+    def sync(self) -> None:
+        """Bring what was committed since the last time to the disk: data files, log entries, and their folders."""
+        wanted: list[str] = []
+        for table, version in self._unsynced:
+            entry = entry_path(table, version)
+            content = self._storage.read(entry)
+            if content is not None:
+                wanted += [entry, *added_files(table, content)]
+        self._storage.sync(wanted)
+        self._unsynced.clear()
+
+
+def added_files(table: str, entry: bytes) -> list[str]:
+    """Data files that an entry of the log adds."""
+    lines = (msgspec.json.decode(line) for line in entry.splitlines())
+    return [f"{table}/{unquote(line['add']['path'])}" for line in lines if "add" in line]

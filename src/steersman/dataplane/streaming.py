@@ -1,0 +1,64 @@
+"""Answers in pieces: a generator in a thread, its pieces as server-sent events.
+
+The generate extension of the Open Inference Protocol sends each piece as `data: {json}`. The next piece is asked for when
+the last one has been taken, so a slow reader slows the model instead of filling memory, and when the caller leaves, the
+generator is closed after the piece it is at. All of one generator runs in one thread: some keep state by thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from steersman.dataplane.asgi import Receive, Send
+
+_HEAD = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+_END: Any = object()
+
+Encode = Callable[[Any], bytes]
+"""One piece as JSON."""
+
+
+async def relay(
+    receive: Receive, send: Send, pieces: Iterator[Any], encode: Encode, failed: Callable[[Exception], bytes]
+) -> None:
+    """Send all pieces. What the generator raises before its first piece is raised here; later, `failed` is a last event."""
+    loop = asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(1, thread_name_prefix="stream")
+    left = asyncio.ensure_future(_left(receive))
+    try:
+        piece = await loop.run_in_executor(executor, next, pieces, _END)
+        await send({"type": "http.response.start", "status": 200, "headers": list(_HEAD)})
+        while piece is not _END and not left.done():
+            await _event(send, encode(piece))
+            coming = loop.run_in_executor(executor, next, pieces, _END)
+            await asyncio.wait({coming, left}, return_when=asyncio.FIRST_COMPLETED)
+            if left.done():
+                return
+            try:
+                piece = coming.result()
+            except Exception as error:  # a model may raise anything; the head is sent, so the stream says it
+                await _event(send, failed(error))
+                break
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        left.cancel()
+        executor.submit(_close, pieces)  # after the piece it is at
+        executor.shutdown(wait=False)
+
+
+async def _event(send: Send, content: bytes) -> None:
+    await send({"type": "http.response.body", "body": b"data: " + content + b"\n\n", "more_body": True})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _close(pieces: Iterator[Any]) -> None:
+    close = getattr(pieces, "close", None)
+    if close is not None:
+        close()
