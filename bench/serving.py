@@ -249,12 +249,13 @@ Of ours at 8 connections, µs a request:
 
 `{command}`: median, min–max; a measurement has at least
 {arguments.requests} requests and about two seconds. The model is a logistic regression on {len(COLUMNS)} numeric columns
-(seed {SEED}); all answer `predict_proba` of one row. Servers take turns, each started anew in every round with one
-worker, thread limits of 1 and access logs off, and are the only server running while measured. Processor time is user
-and system time of every process the server started, children included, before and after a fixed number of requests on {ROWS} different
-rows; ours includes the committer, which has written all of them into Delta tables before the clock is read. Every answer
-is compared with the model's own prediction (12 digits). The load generator polls on the last core; servers have the
-others (on two cores: one). A warm-up of {WARM_UP_S:g} s is not counted.
+(seed {SEED}); all answer `predict_proba` of one row.
+Servers take turns, each started anew in every round with one worker, thread limits of 1 and access logs off, and are the
+only server running while measured. Processor time is user and system time of every process the server started, children
+included, before and after a fixed number of requests on {ROWS} different rows.
+Ours includes the committer, which has written all of them into Delta tables before the clock is read. Every answer is
+compared with the model's own prediction (12 digits). The load generator polls on the last core; servers have the others
+(on two cores: one). A warm-up of {WARM_UP_S:g} s is not counted.
 
 - Steersman: router (token, envelope, routing), worker (signature check), write-ahead log of both bodies, committer. The
   control server takes no part in a request and is not started. Ready means that the first answer through the router is
