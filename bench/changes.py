@@ -251,6 +251,8 @@ def page(found: Found, arguments: argparse.Namespace, machine: str) -> str:
     return f"""
 # Changes under load
 
+For those who release while people call.
+
 {report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools"))}.
 {machine}.
 
