@@ -93,7 +93,9 @@ METRICS = (
     Metric("steersman_router_queue_refusals_total", "counter", "Requests refused because too many were under way."),
     Metric("steersman_router_mirrors_dropped_total", "counter", "Copies for mirrors that were not sent.", ("reason",)),
     Metric("steersman_upstream_retries_total", "counter", "Questions asked of a second replica."),
-    Metric("steersman_upstream_retries_refused_total", "counter", "Repetitions that the budget of retries did not allow."),
+    Metric(
+        "steersman_upstream_retries_refused_total", "counter", "Repetitions that the budget of retries did not allow."
+    ),
     Metric("steersman_upstream_ejections_total", "counter", "Times any replica began to be avoided."),
     Metric("steersman_upstream_outliers_total", "counter", "Of those, for its answers of status 5xx."),
     Metric("steersman_upstream_connect_failures_total", "counter", "Connections a replica did not take."),
