@@ -77,10 +77,15 @@ def load(spec: WorkerSpec) -> Model:
             graph = Graph(path, spec.signature, output=spec.output, threads=spec.threads)
             return Model(as_matrix=graph.as_matrix, predict=graph.predict)
         case "skops" | "pickle":
+            from steersman.dataplane.linear_files import LinearFile
             from steersman.dataplane.scikit import Scikit
 
-            fitted = _load_skops(path) if spec.format == "skops" else _load_pickle(path)
             predict_fn = examples.manifest(root).predict_fn
+            if spec.format == "skops":
+                linear = LinearFile.read(path, spec.signature, output=spec.output, predict_fn=predict_fn)
+                if linear is not None:
+                    return Model(as_matrix=linear.as_matrix, predict=linear.predict)
+            fitted = _load_skops(path) if spec.format == "skops" else _load_pickle(path)
             scikit = Scikit(fitted, spec.signature, output=spec.output, predict_fn=predict_fn)
             return Model(as_matrix=scikit.as_matrix, predict=scikit.predict)
         case "pyfunc":

@@ -77,18 +77,42 @@ class Linear:
     """A fitted linear model with the steps before it, as arrays."""
 
     def __init__(self, steps: Sequence[Step], final: Any) -> None:
-        from scipy.special import expit  # the estimators' own; it came with them
-
-        self._sigmoid = expit
         self._steps = steps
         self._weights = np.ascontiguousarray(final.coef_.T)
         self._intercept = np.asarray(final.intercept_)
-        self._features = self._weights.shape[0]
+        self.features = self._weights.shape[0]
         self._classes: Array | None = getattr(final, "classes_", None)
+
+    @property
+    def classifies(self) -> bool:
+        return self._classes is not None
+
+    @property
+    def tells_two_apart(self) -> bool:
+        return self._classes is not None and len(self._classes) == 2 and self._weights.shape[1] == 1
 
     @classmethod
     def of(cls, model: Any) -> Linear | None:
         """The compiled form, or None for a model this module does not know to the last operation."""
+        compiled = cls._compiled(model)
+        return compiled if compiled is not None and compiled.agrees_with(model) else None
+
+    @classmethod
+    def of_parts(cls, model: Any) -> Linear | None:
+        """The same for a stand-in that has a model's names and arrays and none of its methods.
+
+        Nothing can be compared then, so it must be one whose formula never depended on a parameter: a regressor, or a
+        classifier of two classes that was not asked for one of scikit-learn's older ways of telling classes apart.
+        """
+        compiled = cls._compiled(model)
+        if compiled is None or not compiled.classifies:
+            return compiled
+        final = model.steps[-1][1] if hasattr(model, "steps") else model
+        plain = getattr(final, "multi_class", "auto") in ("auto", "deprecated")
+        return compiled if plain and compiled.tells_two_apart else None
+
+    @classmethod
+    def _compiled(cls, model: Any) -> Linear | None:
         final, before = model, []
         if type(model).__module__ == "sklearn.pipeline" and type(model).__name__ == "Pipeline":
             before, final = [step for _, step in model.steps[:-1]], model.steps[-1][1]
@@ -100,13 +124,12 @@ class Linear:
             if step is None:
                 return None
             steps += step
-        compiled = cls(steps, final)
-        return compiled if compiled._agrees_with(model) else None
+        return cls(steps, final)
 
-    def _agrees_with(self, model: Any) -> bool:
+    def agrees_with(self, model: Any) -> bool:
         """Whether it gives the model's own numbers on rows of all magnitudes: a safeguard against other versions of it."""
         random = np.random.default_rng(0)
-        probe = random.normal(size=(_PROBES, self._features)) * 10.0 ** random.integers(-3, 4, size=(_PROBES, 1))
+        probe = random.normal(size=(_PROBES, self.features)) * 10.0 ** random.integers(-3, 4, size=(_PROBES, 1))
         scores = self.scores(probe)
         if scores is None:
             return False
@@ -118,14 +141,15 @@ class Linear:
 
     def scores(self, matrix: Array) -> Array | None:
         """The decision function, shape (rows,) or (rows, k), or None where the estimator itself must be asked."""
-        if matrix.shape[1] != self._features:
+        if matrix.shape[1] != self.features:
             return None
         if self._steps:
             matrix = matrix.copy()
             with np.errstate(all="ignore"):
                 for step in self._steps:
                     step(matrix)
-        if not math.isfinite(matrix.sum()):  # one NaN or infinity shows in the sum, for a fraction of the cost
+        # One NaN or infinity shows in the sum, for a fraction of the cost; a sum may also overflow by itself.
+        if not math.isfinite(matrix.sum()) and not np.isfinite(matrix).all():
             return None
         scores: Array = matrix @ self._weights + self._intercept
         return scores[:, 0] if scores.ndim == 2 and scores.shape[1] == 1 and self._classes is not None else scores
@@ -135,7 +159,7 @@ class Linear:
         if self._classes is None:
             return scores
         if scores.ndim == 1:
-            return np.asarray(self._sigmoid(scores))
+            return np.asarray(np.exp(-np.logaddexp(0.0, -scores)))  # the logistic function, exact in both tails
         shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
