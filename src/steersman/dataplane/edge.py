@@ -22,6 +22,7 @@ import socket
 from collections.abc import Generator, Sequence
 from typing import Any
 
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -60,17 +61,24 @@ Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger(__name__)
 
 
+class EdgeCounts(msgspec.Struct):
+    """What one listener's callers did since the process started."""
+
+    connections_refused: int = 0
+    slow_readers: int = 0
+    clients_left: int = 0
+    """Callers who closed before their answer."""
+
+
 class EdgeState(ServerState):
     """What the connections of one listener share."""
 
-    def __init__(self, *, connections_max: int, cancel_on_leave: bool) -> None:
+    def __init__(self, counts: EdgeCounts, *, connections_max: int, cancel_on_leave: bool) -> None:
         super().__init__()
+        self.counts = counts
         self.connections_max = connections_max
         self.cancel_on_leave = cancel_on_leave
         self.draining = False
-        self.refused_connections = 0
-        self.slow_readers = 0
-        self.clients_left = 0
 
 
 class EdgeCycle(RequestResponseCycle):
@@ -142,7 +150,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         task = self._task
         if task is not None and not task.done() and not self.cycle.response_complete:
-            self.server_state.clients_left += 1
+            self.server_state.counts.clients_left += 1
             if self.server_state.cancel_on_leave:
                 task.cancel()
 
@@ -183,7 +191,7 @@ class EdgeProtocol(HttpToolsProtocol):
         cycle.__class__ = EdgeCycle
         assert isinstance(cycle, EdgeCycle)
         if len(self.connections) > self.server_state.connections_max:
-            self.server_state.refused_connections += 1
+            self.server_state.counts.connections_refused += 1
             app = _too_many
         task = self._task = self.loop.create_task(self._run(cycle, app))
         task.add_done_callback(self.tasks.discard)
@@ -233,7 +241,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if not unread:
             return
         if self._unread - unread < WRITE_BYTES_MIN:
-            self.server_state.slow_readers += 1
+            self.server_state.counts.slow_readers += 1
             self.transport.abort()
         else:
             self._watch_reader()
@@ -246,7 +254,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():  # the last answer was never read
-            self.server_state.slow_readers += 1
+            self.server_state.counts.slow_readers += 1
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()

@@ -24,6 +24,7 @@ from steersman.dataplane.configuration import (
     TokenHash,
     VariantRoute,
 )
+from steersman.dataplane.edge import EdgeCounts
 from steersman.dataplane.inference import Arm, CompiledRoute, Inference, RouterCounts, VariantCounts
 from steersman.dataplane.upstream import Upstreams
 
@@ -48,6 +49,7 @@ class Gateway:
 
     def __init__(self, state: Path, *, log: SegmentWriter) -> None:
         self.counts = RouterCounts()
+        self.edge = EdgeCounts()
         self.log = log
         self.inference = Inference(log, self.counts)
         self.upstreams = Upstreams()
@@ -297,6 +299,8 @@ class Gateway:
             {
                 "generation": self.configuration.generation,
                 "router": self.counts,
+                "edge": self.edge,
+                "upstream": self.upstreams.counts,
                 "capture": self.log.counts,
                 "variants": [
                     {"workspace": w, "environment": e, "model": m, "release": release, "role": role, "counts": counts}

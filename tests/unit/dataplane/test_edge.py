@@ -147,7 +147,7 @@ def test_too_many_connections_are_told_when_to_come_back() -> None:
             status, headers, body = await answer(reader)
             assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
             assert json.loads(body)["next_step"]
-            assert served.state.refused_connections == 1
+            assert served.state.counts.connections_refused == 1
             kept[0][1].write(GET)
             assert (await answer(kept[0][0]))[0] == 200
 
@@ -176,7 +176,7 @@ def test_a_caller_that_leaves_cancels_its_request_where_the_app_wants_that(cance
             writer.close()
             await until(lambda: bool(ended))
             assert ended == ["cancelled" if cancel else "finished"]
-            assert served.state.clients_left == 1
+            assert served.state.counts.clients_left == 1
             await until(lambda: not served.state.tasks)
 
     run(main())
@@ -196,7 +196,7 @@ def test_a_caller_that_does_not_read_its_answer_is_closed_and_counted(
             _, writer = await served.connect()
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(GET)
-            await until(lambda: served.state.slow_readers == 1)
+            await until(lambda: served.state.counts.slow_readers == 1)
             await until(lambda: not served.state.connections)
 
     run(main())
@@ -218,7 +218,7 @@ def test_a_slow_but_steady_reader_gets_all_of_it(monkeypatch: pytest.MonkeyPatch
             while left:
                 left -= len(await reader.readexactly(min(left, 1024 * 1024)))
                 await asyncio.sleep(0.05)
-            assert served.state.slow_readers == 0
+            assert served.state.counts.slow_readers == 0
 
     run(main())
 
