@@ -135,19 +135,21 @@ class EdgeProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _unread = 0
+    _idle_since = 0.0
+    _idle_timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._rest()
+        self._idle_since = self.loop.time()
+        self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_when_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._write_timer):
+        for timer in (self._head_timer, self._write_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
-        self._head_timer = self._write_timer = None
+        self._head_timer = self._write_timer = self._idle_timer = None
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         task = self._task
         if task is not None and not task.done() and not self.cycle.response_complete:
             self.server_state.counts.clients_left += 1
@@ -214,9 +216,14 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.on_response = _nothing
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._watch_reader()  # closing waits for the reader too
+        if self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self._watch_reader()  # closing waits for the reader too
+            return
+        self._idle_since = self.loop.time()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     # --- the reader's pace -------------------------------------------------------------------------------------------
 
@@ -248,16 +255,24 @@ class EdgeProtocol(HttpToolsProtocol):
 
     # --- rest and end ------------------------------------------------------------------------------------------------
 
-    def _rest(self) -> None:
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+    def _unset_keepalive_if_required(self) -> None:
+        """uvicorn sets and cancels a timer a request; here one runs as long as the connection and looks how long it idles."""
 
-    def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():  # the last answer was never read
+    def _close_when_idle(self) -> None:
+        self._idle_timer = None
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._is_busy():
+            left_s = self.timeout_keep_alive
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._close_when_idle)
+        elif self.transport.get_write_buffer_size():  # the last answer was never read
             self.server_state.counts.slow_readers += 1
             self.transport.abort()
         else:
-            super().timeout_keep_alive_handler()
+            self.transport.close()
+
+    def _is_busy(self) -> bool:
+        return self._in_head or (self.cycle is not None and not self.cycle.response_complete)
 
     def shutdown(self) -> None:
         """The process will end: the answer under way, or the next one, is the last on this connection."""
@@ -265,7 +280,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def close_if_idle(self) -> None:
-        if not self._in_head and (self.cycle is None or self.cycle.response_complete):
+        if not self._is_busy():
             self.transport.close()
 
 
