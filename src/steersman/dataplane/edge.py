@@ -19,9 +19,11 @@ import asyncio
 import contextlib
 import logging
 import socket
+import urllib.parse
 from collections.abc import Generator, Sequence
 from typing import Any
 
+import httptools
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -45,9 +47,8 @@ IDLE_GRACE_S = 3.0
 _LOOK_S = 0.05
 
 _TOO_LARGE_BODY = b'{"error": "request head over 32 kB", "next_step": "send fewer or shorter headers"}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY)
+_MALFORMED_BODY = (
+    b'{"error": "the request is not HTTP/1.1", "next_step": "use an HTTP client; TLS ends before this port"}'
 )
 _TOO_MANY_BODY = (
     b'{"error": "too many connections are open", "next_step": "try again later, and keep connections alive"}'
@@ -123,6 +124,10 @@ def _head(status: int, content_type: bytes) -> bytes:
     return b"%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[status], content_type)
 
 
+def _last_words(status: int, body: bytes) -> bytes:
+    return b"%b%d\r\nconnection: close\r\n\r\n%b" % (_head(status, JSON), len(body), body)
+
+
 _JSON_HEADS = {status: _head(status, JSON) for status in (200, 202, 400, 401, 403, 404, 422, 429, 500, 502, 503, 504)}
 
 
@@ -168,9 +173,35 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        super().on_headers_complete()
-        if self.server_state.draining:
-            self.cycle.keep_alive = False
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+        scope["method"] = parser.get_method().decode("ascii")
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = EdgeCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive() and not self.server_state.draining,
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start(self.cycle)
+        else:  # pipelined: it has to wait
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -179,19 +210,21 @@ class EdgeProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
             self._in_head = False
-            self.transport.write(_TOO_LARGE)
+            self.transport.write(_last_words(431, _TOO_LARGE_BODY))
             self.transport.close()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_S_MAX, self._close_slow_head)
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(_last_words(400, _MALFORMED_BODY))
+        self.transport.close()
 
     def _close_slow_head(self) -> None:
         self._head_timer = None
         self.transport.close()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        # uvicorn names the class of its cycles in the middle of a long function; ours adds methods and no state.
-        cycle.__class__ = EdgeCycle
-        assert isinstance(cycle, EdgeCycle)
+    def _start(self, cycle: EdgeCycle) -> None:
+        app = self.app
         if len(self.connections) > self.server_state.connections_max:
             self.server_state.counts.connections_refused += 1
             app = _too_many
@@ -223,7 +256,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            cycle, _ = self.pipeline.pop()
+            assert isinstance(cycle, EdgeCycle)
+            self._start(cycle)
 
     # --- the reader's pace -------------------------------------------------------------------------------------------
 

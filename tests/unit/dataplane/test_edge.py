@@ -280,3 +280,28 @@ def test_a_stream_is_sent_piece_by_piece() -> None:
         assert body == b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n"
 
     run(main())
+
+
+def test_what_is_not_http_is_told_so_in_json() -> None:
+    async def main() -> None:
+        said = await answered(quick, b"\x16\x03\x01 a TLS hello\r\n\r\n")
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["next_step"]
+
+    run(main())
+
+
+def test_pipelined_requests_are_answered_in_their_order() -> None:
+    async def main() -> None:
+        async def slower_first(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/first one":
+                await asyncio.sleep(0.05)
+            await asgi.reply(send, 200, scope["path"].encode())
+
+        async with Served(slower_first) as served:
+            reader, writer = await served.connect()
+            writer.write(GET.replace(b" / ", b" /first%20one?x=1 ") + GET.replace(b" / ", b" /second "))
+            assert [(await answer(reader))[2] for _ in range(2)] == [b"/first one", b"/second"]
+
+    run(main())
