@@ -39,7 +39,11 @@ WRITE_S_MAX = 10.0
 WRITE_BYTES_MIN = 64 * 1024
 """A client must read this much of what waits for it within that time, or it is closed."""
 
+COPIED_BYTES_MAX = 64 * 1024
+"""Up to here head and body are joined for one write, which costs less than a second one; above, the copy would."""
+
 RETRY_AFTER_S = 1
+"""What callers are told to wait when too many are connected: a connection may be free any moment."""
 
 IDLE_GRACE_S = 3.0
 """Seconds idle connections stay open after SIGTERM. Enough for what is on its way and for callers with a steady load."""
@@ -102,7 +106,6 @@ class EdgeCycle(RequestResponseCycle):
         if self.response_started:
             raise RuntimeError("the answer was begun already")
         self.keep_alive = self.keep_alive and not close
-        # In one expression and one write: this is on the path of every prediction.
         known = _JSON_HEADS.get(status) if content_type is JSON else None
         head = b"%b%d\r\n" % (known or _head(status, content_type), len(body))
         if headers:
@@ -112,8 +115,14 @@ class EdgeCycle(RequestResponseCycle):
             head += lines
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(head + end + (body if self.scope["method"] != "HEAD" else b""))
+        head += b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        if self.scope["method"] == "HEAD":
+            self.transport.write(head)
+        elif len(body) <= COPIED_BYTES_MAX:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
