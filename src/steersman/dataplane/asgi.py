@@ -14,7 +14,16 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from steersman.dataplane.edge import IDLE_GRACE_S, JSON, EdgeCycle, EdgeProtocol, EdgeServer, EdgeState, Headers
+from steersman.dataplane.edge import (
+    IDLE_GRACE_S,
+    JSON,
+    EdgeCounts,
+    EdgeCycle,
+    EdgeProtocol,
+    EdgeServer,
+    EdgeState,
+    Headers,
+)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -131,11 +140,13 @@ def edge(
     idle_grace_s: float = IDLE_GRACE_S,
     connections_max: int = CONNECTIONS_MAX,
     cancel_on_leave: bool = False,
+    counts: EdgeCounts | None = None,
 ) -> EdgeServer:
     """A server for `app`, quiet, without access log; run it with `serve(sockets=[…])`.
 
     To end it set `should_exit`: it stops accepting, answers what still comes on open connections for `idle_grace_s`, and
-    waits `drain_s` for what is under way. With `cancel_on_leave` a caller that leaves cancels the task of its request.
+    waits `drain_s` for what is under way. With `cancel_on_leave` a caller that leaves cancels the task of its request. It adds
+    to `counts` what its callers do.
     """
     config = uvicorn.Config(
         app,
@@ -152,7 +163,7 @@ def edge(
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=drain_s,
     )
-    state = EdgeState(connections_max=connections_max, cancel_on_leave=cancel_on_leave)
+    state = EdgeState(counts or EdgeCounts(), connections_max=connections_max, cancel_on_leave=cancel_on_leave)
     return EdgeServer(config, state, idle_grace_s=idle_grace_s)
 
 

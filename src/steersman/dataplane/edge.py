@@ -19,9 +19,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+import urllib.parse
 from collections.abc import Generator, Sequence
 from typing import Any
 
+import httptools
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -36,7 +39,11 @@ WRITE_S_MAX = 10.0
 WRITE_BYTES_MIN = 64 * 1024
 """A client must read this much of what waits for it within that time, or it is closed."""
 
+COPIED_BYTES_MAX = 64 * 1024
+"""Up to here head and body are joined for one write, which costs less than a second one; above, the copy would."""
+
 RETRY_AFTER_S = 1
+"""What callers are told to wait when too many are connected: a connection may be free any moment."""
 
 IDLE_GRACE_S = 3.0
 """Seconds idle connections stay open after SIGTERM. Enough for what is on its way and for callers with a steady load."""
@@ -44,9 +51,8 @@ IDLE_GRACE_S = 3.0
 _LOOK_S = 0.05
 
 _TOO_LARGE_BODY = b'{"error": "request head over 32 kB", "next_step": "send fewer or shorter headers"}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY)
+_MALFORMED_BODY = (
+    b'{"error": "the request is not HTTP/1.1", "next_step": "use an HTTP client; TLS ends before this port"}'
 )
 _TOO_MANY_BODY = (
     b'{"error": "too many connections are open", "next_step": "try again later, and keep connections alive"}'
@@ -60,17 +66,24 @@ Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger(__name__)
 
 
+class EdgeCounts(msgspec.Struct):
+    """What one listener's callers did since the process started."""
+
+    connections_refused: int = 0
+    slow_readers: int = 0
+    clients_left: int = 0
+    """Callers who closed before their answer."""
+
+
 class EdgeState(ServerState):
     """What the connections of one listener share."""
 
-    def __init__(self, *, connections_max: int, cancel_on_leave: bool) -> None:
+    def __init__(self, counts: EdgeCounts, *, connections_max: int, cancel_on_leave: bool) -> None:
         super().__init__()
+        self.counts = counts
         self.connections_max = connections_max
         self.cancel_on_leave = cancel_on_leave
         self.draining = False
-        self.refused_connections = 0
-        self.slow_readers = 0
-        self.clients_left = 0
 
 
 class EdgeCycle(RequestResponseCycle):
@@ -93,7 +106,6 @@ class EdgeCycle(RequestResponseCycle):
         if self.response_started:
             raise RuntimeError("the answer was begun already")
         self.keep_alive = self.keep_alive and not close
-        # In one expression and one write: this is on the path of every prediction.
         known = _JSON_HEADS.get(status) if content_type is JSON else None
         head = b"%b%d\r\n" % (known or _head(status, content_type), len(body))
         if headers:
@@ -103,8 +115,14 @@ class EdgeCycle(RequestResponseCycle):
             head += lines
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(head + end + (body if self.scope["method"] != "HEAD" else b""))
+        head += b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        if self.scope["method"] == "HEAD":
+            self.transport.write(head)
+        elif len(body) <= COPIED_BYTES_MAX:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
@@ -113,6 +131,10 @@ class EdgeCycle(RequestResponseCycle):
 
 def _head(status: int, content_type: bytes) -> bytes:
     return b"%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[status], content_type)
+
+
+def _last_words(status: int, body: bytes) -> bytes:
+    return b"%b%d\r\nconnection: close\r\n\r\n%b" % (_head(status, JSON), len(body), body)
 
 
 _JSON_HEADS = {status: _head(status, JSON) for status in (200, 202, 400, 401, 403, 404, 422, 429, 500, 502, 503, 504)}
@@ -127,22 +149,24 @@ class EdgeProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _unread = 0
+    _idle_since = 0.0
+    _idle_timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._rest()
+        self._idle_since = self.loop.time()
+        self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_when_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._write_timer):
+        for timer in (self._head_timer, self._write_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
-        self._head_timer = self._write_timer = None
+        self._head_timer = self._write_timer = self._idle_timer = None
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         task = self._task
         if task is not None and not task.done() and not self.cycle.response_complete:
-            self.server_state.clients_left += 1
+            self.server_state.counts.clients_left += 1
             if self.server_state.cancel_on_leave:
                 task.cancel()
 
@@ -158,9 +182,35 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        super().on_headers_complete()
-        if self.server_state.draining:
-            self.cycle.keep_alive = False
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+        scope["method"] = parser.get_method().decode("ascii")
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = EdgeCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive() and not self.server_state.draining,
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start(self.cycle)
+        else:  # pipelined: it has to wait
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -169,21 +219,23 @@ class EdgeProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
             self._in_head = False
-            self.transport.write(_TOO_LARGE)
+            self.transport.write(_last_words(431, _TOO_LARGE_BODY))
             self.transport.close()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_S_MAX, self._close_slow_head)
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(_last_words(400, _MALFORMED_BODY))
+        self.transport.close()
 
     def _close_slow_head(self) -> None:
         self._head_timer = None
         self.transport.close()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        # uvicorn names the class of its cycles in the middle of a long function; ours adds methods and no state.
-        cycle.__class__ = EdgeCycle
-        assert isinstance(cycle, EdgeCycle)
+    def _start(self, cycle: EdgeCycle) -> None:
+        app = self.app
         if len(self.connections) > self.server_state.connections_max:
-            self.server_state.refused_connections += 1
+            self.server_state.counts.connections_refused += 1
             app = _too_many
         task = self._task = self.loop.create_task(self._run(cycle, app))
         task.add_done_callback(self.tasks.discard)
@@ -206,9 +258,16 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.on_response = _nothing
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._watch_reader()  # closing waits for the reader too
+        if self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self._watch_reader()  # closing waits for the reader too
+            return
+        self._idle_since = self.loop.time()
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, _ = self.pipeline.pop()
+            assert isinstance(cycle, EdgeCycle)
+            self._start(cycle)
 
     # --- the reader's pace -------------------------------------------------------------------------------------------
 
@@ -233,23 +292,31 @@ class EdgeProtocol(HttpToolsProtocol):
         if not unread:
             return
         if self._unread - unread < WRITE_BYTES_MIN:
-            self.server_state.slow_readers += 1
+            self.server_state.counts.slow_readers += 1
             self.transport.abort()
         else:
             self._watch_reader()
 
     # --- rest and end ------------------------------------------------------------------------------------------------
 
-    def _rest(self) -> None:
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+    def _unset_keepalive_if_required(self) -> None:
+        """uvicorn sets and cancels a timer a request; here one runs as long as the connection and looks how long it idles."""
 
-    def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():  # the last answer was never read
-            self.server_state.slow_readers += 1
+    def _close_when_idle(self) -> None:
+        self._idle_timer = None
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._is_busy():
+            left_s = self.timeout_keep_alive
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._close_when_idle)
+        elif self.transport.get_write_buffer_size():  # the last answer was never read
+            self.server_state.counts.slow_readers += 1
             self.transport.abort()
         else:
-            super().timeout_keep_alive_handler()
+            self.transport.close()
+
+    def _is_busy(self) -> bool:
+        return self._in_head or (self.cycle is not None and not self.cycle.response_complete)
 
     def shutdown(self) -> None:
         """The process will end: the answer under way, or the next one, is the last on this connection."""
@@ -257,7 +324,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def close_if_idle(self) -> None:
-        if not self._in_head and (self.cycle is None or self.cycle.response_complete):
+        if not self._is_busy():
             self.transport.close()
 
 

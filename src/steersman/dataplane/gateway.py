@@ -45,6 +45,7 @@ from steersman.dataplane.configuration import (
     VariantRoute,
     WarmRoute,
 )
+from steersman.dataplane.edge import EdgeCounts
 from steersman.dataplane.inference import Inference, malformed
 from steersman.dataplane.privacy import Redactor
 from steersman.dataplane.protocol import EnvelopeError
@@ -104,6 +105,7 @@ class Gateway:
         self, state: Path, *, log: SegmentWriter, number: int = 0, traces: tracing.Tracing | None = None
     ) -> None:
         self.counts = RouterCounts()
+        self.edge = EdgeCounts()
         self.log = log
         self.tracing = traces or tracing.Tracing()
         self.inference = Inference(log, self.counts)
@@ -475,6 +477,8 @@ class Gateway:
             {
                 "generation": self.configuration.generation,
                 "router": self.counts,
+                "edge": self.edge,
+                "upstream": self.upstreams.counts,
                 "capture": self.log.counts,
                 "variants": [
                     {"workspace": w, "environment": e, "model": m, "release": release, "role": role, "counts": counts}

@@ -56,7 +56,7 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
     async def admin_app(scope: Scope, receive: Receive, send: Send) -> None:
         await gateway.admin(scope, receive, send, key)
 
-    public, admin = asgi.edge(gateway.app, cancel_on_leave=True), asgi.edge(admin_app)
+    public, admin = asgi.edge(gateway.app, cancel_on_leave=True, counts=gateway.edge), asgi.edge(admin_app)
     ending: list[asyncio.Task[None]] = []
 
     def stop() -> None:

@@ -147,7 +147,7 @@ def test_too_many_connections_are_told_when_to_come_back() -> None:
             status, headers, body = await answer(reader)
             assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
             assert json.loads(body)["next_step"]
-            assert served.state.refused_connections == 1
+            assert served.state.counts.connections_refused == 1
             kept[0][1].write(GET)
             assert (await answer(kept[0][0]))[0] == 200
 
@@ -176,7 +176,7 @@ def test_a_caller_that_leaves_cancels_its_request_where_the_app_wants_that(cance
             writer.close()
             await until(lambda: bool(ended))
             assert ended == ["cancelled" if cancel else "finished"]
-            assert served.state.clients_left == 1
+            assert served.state.counts.clients_left == 1
             await until(lambda: not served.state.tasks)
 
     run(main())
@@ -196,7 +196,7 @@ def test_a_caller_that_does_not_read_its_answer_is_closed_and_counted(
             _, writer = await served.connect()
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(GET)
-            await until(lambda: served.state.slow_readers == 1)
+            await until(lambda: served.state.counts.slow_readers == 1)
             await until(lambda: not served.state.connections)
 
     run(main())
@@ -218,7 +218,7 @@ def test_a_slow_but_steady_reader_gets_all_of_it(monkeypatch: pytest.MonkeyPatch
             while left:
                 left -= len(await reader.readexactly(min(left, 1024 * 1024)))
                 await asyncio.sleep(0.05)
-            assert served.state.slow_readers == 0
+            assert served.state.counts.slow_readers == 0
 
     run(main())
 
@@ -278,5 +278,30 @@ def test_a_stream_is_sent_piece_by_piece() -> None:
 
         _, _, body = (await answered(events)).partition(b"\r\n\r\n")
         assert body == b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+
+    run(main())
+
+
+def test_what_is_not_http_is_told_so_in_json() -> None:
+    async def main() -> None:
+        said = await answered(quick, b"\x16\x03\x01 a TLS hello\r\n\r\n")
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["next_step"]
+
+    run(main())
+
+
+def test_pipelined_requests_are_answered_in_their_order() -> None:
+    async def main() -> None:
+        async def slower_first(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/first one":
+                await asyncio.sleep(0.05)
+            await asgi.reply(send, 200, scope["path"].encode())
+
+        async with Served(slower_first) as served:
+            reader, writer = await served.connect()
+            writer.write(GET.replace(b" / ", b" /first%20one?x=1 ") + GET.replace(b" / ", b" /second "))
+            assert [(await answer(reader))[2] for _ in range(2)] == [b"/first one", b"/second"]
 
     run(main())

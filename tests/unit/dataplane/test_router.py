@@ -14,7 +14,7 @@ import pytest
 
 from steersman.dataplane import sockets
 from steersman.dataplane.configuration import LabelSettings, MirrorRoute, RouterConfiguration, TokenHash
-from steersman.testing.plane import STUMP_SIGNATURE, Plane
+from steersman.testing.plane import STUMP_SIGNATURE, TOKEN, Plane, tensor
 
 AT = "2013-03-01T05:00:00Z"
 Answer = tuple[int, dict[str, Any]]
@@ -379,3 +379,25 @@ def test_a_mirror_that_hangs_delays_nobody(plane: Plane, worker: Start) -> None:
     started = time.monotonic()
     assert plane.infer({"x": [1.0]})[0] == 200
     assert time.monotonic() - started < 0.5
+
+
+def test_a_caller_that_leaves_is_heard_by_the_worker(plane: Plane) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as worker:
+        worker.settimeout(20)
+        address = f"127.0.0.1:{worker.getsockname()[1]}"
+        plane.route(plane.variant("stable", "sha256:a", [address]), idempotent=False)
+        before = plane.admin("GET", "/counters")[1]
+        body = msgspec.json.encode({"inputs": [tensor("x", [1.0])]})
+        with socket.create_connection(("127.0.0.1", plane.port)) as caller:
+            head = f"POST {plane.infer_path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {TOKEN}\r\n"
+            caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            asked, _ = worker.accept()
+            asked.settimeout(20)
+            assert asked.recv(65_536).startswith(b"POST ")
+        with asked:
+            assert asked.recv(65_536) == b"", "nobody wants the answer any more"
+    after = plane.admin("GET", "/counters")[1]
+    assert after["edge"]["clients_left"] == before["edge"]["clients_left"] + 1
+    assert after["upstream"]["cancelled"] == before["upstream"]["cancelled"] + 1
+    assert after["replicas"][0]["in_flight"] == 0
+    assert not after["replicas"][0]["ejected"]
