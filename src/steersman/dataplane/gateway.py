@@ -494,7 +494,6 @@ class Gateway:
                     for one in {id(e.compiled): e.compiled for e in self._endpoints.values()}.values()
                 ],
                 "traces": self.tracing.counts,
-                "upstream": self.upstreams.counts,
                 "replicas": self.upstreams.health(),
             }
         )

@@ -32,6 +32,9 @@ BODY_BYTES_MAX = 32 * 1024 * 1024
 BODY_S_MAX = 20.0
 ERROR_CHARS_MAX = 500
 
+DEADLINE_S_MAX = 600.0
+"""The longest deadline a route may have."""
+
 STREAMS_MAX = 32
 """Streams at a time; each has a thread."""
 
@@ -244,7 +247,7 @@ def _read_headers(scope: Scope) -> _Headers:
             elif name == b"x-steersman-prediction":
                 mlflow = value == b"1"
             elif name == b"x-steersman-deadline-ms":
-                deadline_s = float(value) / 1000
+                deadline_s = min(float(value) / 1000, DEADLINE_S_MAX)
             elif name == b"inference-header-content-length":
                 json_bytes = int(value)
         except KeyError:

@@ -15,6 +15,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from steersman.dataplane.batches import Batch
+from steersman.dataplane.configuration import Column
+from steersman.dataplane.graphs import Graph
 from steersman.dataplane.handles import read_handle
 from steersman.testing.plane import STUMP, Plane, stump, tensor
 
@@ -167,6 +170,17 @@ def test_onnx_computes_what_the_file_says(plane: Plane, tmp_path: Path) -> None:
     address = plane.worker(plane.store(tmp_path), format="onnx", file="model.onnx", signature=NUMBERS)
     expected = [1 / (1 + math.exp(-(2 * x - z + 0.5))) for x, z in ((1.0, 2.0), (-1.0, 0.0))]
     assert score(address, {"x": [1.0, -1.0], "z": [2.0, 0.0]}) == pytest.approx(expected, abs=1e-6)
+
+
+def test_for_a_caller_of_mlflows_protocol_every_output_of_a_graph_stands_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(onnx_logistic([2.0, -1.0], 0.5))
+    signature = (Column(name="x", type="FP64"), Column(name="z", type="FP64"))
+    graph = Graph(tmp_path / "model.onnx", signature, output="probability", threads=1)
+    batch = Batch(1, np.array([[1.0, 2.0]]))
+    assert [name for name, _ in graph.predict(batch, "stable", False)] == ["probability"]
+    outputs = graph.predict(batch, "stable", True)
+    assert [name for name, _ in outputs] == ["probability", "prediction.score"]
+    assert outputs[0][1].tolist() == outputs[1][1].tolist()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from steersman.dataplane import batches
+from steersman.dataplane.batches import Batch
+from steersman.dataplane.configuration import Column
+from steersman.dataplane.pyfunc import PyFunc
 from steersman.plugins.registries.mlmodel import described
 from steersman.testing.plane import Plane, tensor
 
@@ -139,6 +143,38 @@ def test_a_caller_of_mlflows_protocol_is_given_what_pyfunc_says(
     ((_, shape, scores),) = ask(address, columns)
     assert shape == [20]
     assert all(0 < one < 1 for one in scores)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score", "added"),
+    [
+        ("matrix", ("score", [2], [0.75, 0.75]), [("prediction", [2, 2], [0.25, 0.75, 0.25, 0.75])]),
+        ("column", ("score", [2], [1.0, 2.0]), []),
+        ("table", ("a", [2], [1.0, 2.0]), [("prediction.a", [2], [1.0, 2.0]), ("prediction.b", [2], ["u", "v"])]),
+    ],
+)
+def test_a_pyfuncs_whole_answer_stands_beside_the_score_where_it_is_more(
+    tmp_path: Path, answer: str, score: Any, added: list[Any]
+) -> None:
+    pyfunc, pandas = importlib.import_module("mlflow.pyfunc"), importlib.import_module("pandas")
+
+    class Answers(pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            if answer == "matrix":
+                return np.tile([0.25, 0.75], (len(model_input), 1))
+            table = pandas.DataFrame({"a": model_input["x"], "b": ["u", "v"]})
+            return table if answer == "table" else table["a"].to_numpy()
+
+    pyfunc.save_model(tmp_path / "model", python_model=Answers(), pip_requirements=[])
+    model = PyFunc(tmp_path / "model", (Column(name="x", type="FP64"),), output="score")
+    batch = Batch(2, None, {"x": [1.0, 2.0]})
+
+    def told(mlflow: bool) -> list[tuple[str, list[int], list[Any]]]:
+        tensors = [batches.tensor(name, values) for name, values in model.predict(batch, "stable", mlflow)]
+        return [(one.name, one.shape, one.data) for one in tensors]
+
+    assert told(mlflow=False)[0] == score
+    assert told(mlflow=True) == told(mlflow=False) + added
 
 
 # --- warm-up ----------------------------------------------------------------------------------------------------------
