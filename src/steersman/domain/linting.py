@@ -74,6 +74,7 @@ def lint(
             continue
         found += _delivery(model, name, policy)
         found += _rollback(model, name, policy)
+        found += _forgetting(model, name)
         if targets is not None:
             found += _target(model, name, policy, targets.get(environment.target, frozenset()))
     return sorted(found, key=lambda finding: finding.level is not Level.ERROR)
@@ -144,6 +145,17 @@ def _rollback(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Fi
         )
         path = strategy_path(name, policy)
         yield Finding(environment=name, path=path, level=Level.WARNING, message=message)
+
+
+def _forgetting(model: Model, name: str) -> Iterator[Finding]:
+    """What is deleted before its label has arrived is evidence of nothing."""
+    truth, retention = model.spec.ground_truth, model.spec.inference_log.retention
+    if truth is not None and retention is not None and retention <= truth.horizon:
+        message = (
+            f"predictions are deleted after {format_duration(retention)}, before their labels have arrived "
+            f"(groundTruth.horizon {format_duration(truth.horizon)}); keep them longer"
+        )
+        yield Finding(environment=name, path="spec.inferenceLog.retention", level=Level.ERROR, message=message)
 
 
 def _target(model: Model, name: str, policy: EnvironmentPolicy, can: frozenset[str]) -> Iterator[Finding]:

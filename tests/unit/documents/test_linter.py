@@ -16,6 +16,7 @@ from steersman.domain.spec import (
     EnvironmentSpec,
     GroundTruth,
     Incidents,
+    InferenceLog,
     Metadata,
     Mirror,
     Model,
@@ -134,3 +135,16 @@ def test_each_environment_is_judged_by_its_own_target_and_mode() -> None:
     )
     nobody_asks = {"production": EnvironmentSpec(mode=PolicyMode.OFF)}
     assert lint(model(*STEPS), environments=nobody_asks, targets={"local": frozenset()}) == []
+
+
+def test_a_retention_within_the_horizon_deletes_predictions_before_their_labels() -> None:
+    sound = model(*STEPS)
+
+    def kept_for(days: int) -> list[str]:
+        log = InferenceLog(retention=days * DAY)
+        return [f.message for f in lint(replace(sound, spec=replace(sound.spec, inference_log=log)))]
+
+    assert kept_for(2) == []
+    assert kept_for(1) == [
+        "predictions are deleted after 1d, before their labels have arrived (groundTruth.horizon 1d); keep them longer"
+    ]
