@@ -93,7 +93,9 @@ METRICS = (
     Metric("steersman_router_queue_refusals_total", "counter", "Requests refused because too many were under way."),
     Metric("steersman_router_mirrors_dropped_total", "counter", "Copies for mirrors that were not sent.", ("reason",)),
     Metric("steersman_upstream_retries_total", "counter", "Questions asked of a second replica."),
-    Metric("steersman_upstream_retries_refused_total", "counter", "Repetitions that the budget of retries did not allow."),
+    Metric(
+        "steersman_upstream_retries_refused_total", "counter", "Repetitions that the budget of retries did not allow."
+    ),
     Metric("steersman_upstream_ejections_total", "counter", "Times any replica began to be avoided."),
     Metric("steersman_upstream_outliers_total", "counter", "Of those, for its answers of status 5xx."),
     Metric("steersman_upstream_connect_failures_total", "counter", "Connections a replica did not take."),
@@ -251,6 +253,8 @@ def _add_router(page: _Page, process: str, counters: _Counters) -> None:
         page.add("steersman_replica_ejected", int(replica.ejected), **of)
         page.add("steersman_replica_ejections_total", replica.ejections, **of)
     for variant in counters.variants:
+        if not variant.counts.get("requests"):
+            continue  # a version that may be asked for by number and never was would add twenty series
         of = {"process": process, **_route_labels(variant)}
         of |= {"version": variant.counts.get("version", ""), "variant": variant.role}
         for hundreds, number in enumerate(variant.counts.get("statuses", [])):
