@@ -150,6 +150,7 @@ class Environments:
             python=interpreter(wanted.needs.python),
             requirements=(*wanted.needs.requirements, *worker_requirements()),
             place=str(self._root / wanted.digest),
+            free_bytes_min=building.FREE_BYTES_MIN,
         )
         request_path = self._request_path(wanted.digest)
         processes.write_whole(request_path, msgspec.json.encode(request))
