@@ -210,6 +210,7 @@ def test_a_version_that_does_not_exist_fails_with_what_uv_says(state: Path) -> N
     because = failure_of(state, version(state, "packaging==9999"))
     assert "the version needs packaging==9999, here is" in because
     assert "unsatisfiable" in because
+    assert str(state) not in because
 
 
 def failure_of(state: Path, replica: ReplicaSpec) -> str:
