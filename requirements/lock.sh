@@ -11,7 +11,7 @@ compile=(.venv/bin/uv pip compile --quiet --python-version 3.11
     --generate-hashes --no-emit-index-url --no-annotate --no-header)
 
 cat requirements/*.lock >"$work/all.lock" # what is locked already is preferred
-"${compile[@]}" pyproject.toml --extra server --extra worker --extra demo --extra mlflow --group dev "$@" \
+"${compile[@]}" pyproject.toml --extra server --extra worker --extra demo --extra mlflow --extra otel --group dev "$@" \
     -o "$work/all.lock"
 "${compile[@]}" pyproject.toml --extra server --extra worker --extra demo -c "$work/all.lock" -o "$work/server.lock"
 "${compile[@]}" pyproject.toml --extra server --extra worker --extra demo --extra mlflow -c "$work/all.lock" \
