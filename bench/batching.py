@@ -187,6 +187,10 @@ def page(found: dict[str, dict[str, Found]], rounds: int, seconds: float, machin
     return f"""
 # Micro-batching
 
+For those whose callers send one row each, and many at a time.
+
+For those who decide whether a model batches.
+
 {report.today()}, {report.versions(("steersman", "scikit-learn", "numpy"))}.
 {machine}.
 

@@ -251,6 +251,10 @@ def page(found: Found, arguments: argparse.Namespace, machine: str) -> str:
     return f"""
 # Changes under load
 
+For those who release while people call.
+
+For those who release while others call.
+
 {report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools"))}.
 {machine}.
 

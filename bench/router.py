@@ -169,6 +169,10 @@ def page(found: dict[str, Found], rounds: int, seconds: float, machine: str) -> 
     return f"""
 # The router alone
 
+For those who put a router before their models and ask what that costs.
+
+For those who put a router before their models.
+
 {report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools", "msgspec"))}.
 {machine}.
 

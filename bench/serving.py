@@ -36,6 +36,9 @@ CONNECTIONS = (1, 8)
 WARM_UP_S = 1.5
 MEASURE_S_MAX = 60.0
 
+MLMODEL = "flavors: {python_function: {predict_fn: predict_proba}}\n"
+"""Beside ours, as MLflow writes it: in its scoring protocol too a row is answered with probabilities."""
+
 OF_MLFLOW_MAX = 1 / 10
 OF_BEST_OTHER_MAX = 1 / 3
 OF_FLOOR_MAX = 1.5
@@ -73,6 +76,7 @@ def train(folder: Path) -> tuple[Path, list[tuple[list[float], bytes]]]:
     joblib.dump(model, path)
     (folder / "skops").mkdir()
     skops.io.dump(model, folder / "skops" / "model.skops")
+    (folder / "skops" / "MLmodel").write_text(MLMODEL)
     rows = []
     for row in generator.normal(size=(10 * ROWS, len(COLUMNS))).round(7):
         probability = float(model.predict_proba(row.reshape(1, -1))[0, 1])
@@ -204,15 +208,19 @@ def page(found: dict[str, dict[str, Found]], arguments: argparse.Namespace, mach
             if one.start_s:
                 took = (report.spread(one.start_s, 1), report.spread(one.start_cpu_s, 1))
                 started.append((one.name, *took, report.spread(one.memory_mb, 0)))
-            parts += [f"{name} {report.spread(used, 0)} µs" for name, used in one.parts_us.items()]
             if one.parts_us:
-                parts.append(f"({one.form})")
+                split = (report.spread(one.parts_us[name], 0) for name in ("router", "worker", "committer"))
+                parts.append((one.form, *split))
     command = f'make bench ARGS="serving --rounds {arguments.rounds} --requests {arguments.requests}"'
     unmeasured = (
         "\n".join(["", "Not measured, because the server does not answer it:", "", *refused]) if refused else ""
     )
     return f"""
 # Serving one row: Steersman beside other model servers
+
+For those who choose a model server, and pay for its processors.
+
+For those who compare servers.
 
 {report.today()}. {machine}.
 Ours: {report.versions(("steersman", "scikit-learn", "numpy", "uvicorn", "uvloop", "httptools", "msgspec", "deltalake"))}.
@@ -226,7 +234,9 @@ Ratios are of medians, the worse of 1 and 8 connections.
 
 {report.table(("server", "request", "1 connection", "8 connections"), cpu)}
 
-Of ours at 8 connections: {", ".join(parts).replace(", (", " (")}.
+Of ours at 8 connections, µs a request:
+
+{report.table(("request", "router", "worker", "committer"), parts)}
 
 ## Latency (ms) and requests a second
 
@@ -241,12 +251,13 @@ Of ours at 8 connections: {", ".join(parts).replace(", (", " (")}.
 
 `{command}`: median, min–max; a measurement has at least
 {arguments.requests} requests and about two seconds. The model is a logistic regression on {len(COLUMNS)} numeric columns
-(seed {SEED}); all answer `predict_proba` of one row. Servers take turns, each started anew in every round with one worker, thread
-limits of 1 and access logs off, and are the only server running while measured. Processor time is user and system time
-of every process the server started, children included, before and after a fixed number of requests on {ROWS} different
-rows; ours includes the committer, which has written all of them into Delta tables before the clock is read. Every answer
-is compared with the model's own prediction (12 digits). The load generator polls on the last core; servers have the
-others (on two cores: one). A warm-up of {WARM_UP_S:g} s is not counted.
+(seed {SEED}); all answer `predict_proba` of one row.
+Servers take turns, each started anew in every round with one worker, thread limits of 1 and access logs off, and are the
+only server running while measured. Processor time is user and system time of every process the server started, children
+included, before and after a fixed number of requests on {ROWS} different rows.
+Ours includes the committer, which has written all of them into Delta tables before the clock is read. Every answer is
+compared with the model's own prediction (12 digits). The load generator polls on the last core; servers have the others
+(on two cores: one). A warm-up of {WARM_UP_S:g} s is not counted.
 
 - Steersman: router (token, envelope, routing), worker (signature check), write-ahead log of both bodies, committer. The
   control server takes no part in a request and is not started. Ready means that the first answer through the router is

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +40,15 @@ class Form:
 
     name: str
     path: str
-    body: Callable[[Row], Any]
+    body: Callable[[Row], bytes]
     headers: Mapping[str, str]
 
     def request(self, row: Row, expected: bytes) -> load.Request:
-        return load.post(self.path, json.dumps(self.body(row)).encode(), headers=dict(self.headers), expected=expected)
+        return load.post(self.path, self.body(row), headers=dict(self.headers), expected=expected)
+
+
+def _json(content: Callable[[Row], Any]) -> Callable[[Row], bytes]:
+    return lambda row: json.dumps(content(row)).encode()
 
 
 def _columns(row: Row) -> Any:
@@ -58,11 +63,43 @@ def _frame(row: Row) -> Any:
     return {"dataframe_split": {"columns": COLUMNS, "data": [list(row)]}}
 
 
+def _rows(key: str) -> Callable[[Row], bytes]:
+    """A list of rows under the word a server's own service calls its argument."""
+    return _json(lambda row: {key: [list(row)]})
+
+
+_BINARY_BYTES = 8 * len(COLUMNS)
+_BINARY_HEAD = json.dumps(
+    {
+        "inputs": [
+            {
+                "name": "rows",
+                "datatype": "FP64",
+                "shape": [1, len(COLUMNS)],
+                "parameters": {"binary_data_size": _BINARY_BYTES},
+            }
+        ]
+    }
+).encode()
+
+
+def _binary(row: Row) -> bytes:
+    return _BINARY_HEAD + array("d", row).tobytes()
+
+
 _BEARER = {"Authorization": f"Bearer {TOKEN}"}
+_BINARY = {"Inference-Header-Content-Length": str(len(_BINARY_HEAD)), "Content-Type": "application/octet-stream"}
+_INFER = "/ops/production/v2/models/m/infer"
 FORMS = (
-    Form(name="OIP, a tensor a column", path="/ops/production/v2/models/m/infer", body=_columns, headers=_BEARER),
-    Form(name="OIP, one matrix", path="/ops/production/v2/models/m/infer", body=_matrix, headers=_BEARER),
-    Form(name="MLflow, dataframe_split", path="/ops/production/models/m/invocations", body=_frame, headers=_BEARER),
+    Form(name="OIP, a tensor a column", path=_INFER, body=_json(_columns), headers=_BEARER),
+    Form(name="OIP, one matrix", path=_INFER, body=_json(_matrix), headers=_BEARER),
+    Form(name="OIP, one binary matrix", path=_INFER, body=_binary, headers=_BEARER | _BINARY),
+    Form(
+        name="MLflow, dataframe_split",
+        path="/ops/production/endpoints/m/invocations",
+        body=_json(_frame),
+        headers=_BEARER,
+    ),
 )
 """Ours. A form that the data plane does not answer is reported as such and not measured."""
 
@@ -242,11 +279,11 @@ def make_environment(name: str) -> Path:
 
 def contenders() -> dict[str, Contender]:
     """By the word that `--only` takes, in the order they are measured and shown."""
-    inputs = Form(name='{"inputs": [[…]]}', path="/", body=lambda row: {"inputs": [list(row)]}, headers={})
-    split = Form(name="dataframe_split", path="/invocations", body=_frame, headers={})
-    rows = Form(name='{"rows": [[…]]}', path="/predict", body=lambda row: {"rows": [list(row)]}, headers={})
-    lit = Form(name='{"input": [[…]]}', path="/predict", body=lambda row: {"input": [list(row)]}, headers={})
-    ray = Form(name='{"input": [[…]]}', path="/", body=lambda row: {"input": [list(row)]}, headers={})
+    inputs = Form(name='{"inputs": [[…]]}', path="/", body=_rows("inputs"), headers={})
+    split = Form(name="dataframe_split", path="/invocations", body=_json(_frame), headers={})
+    bento = Form(name='{"rows": [[…]]}', path="/predict", body=_rows("rows"), headers={})
+    lit = Form(name='{"input": [[…]]}', path="/predict", body=_rows("input"), headers={})
+    ray = Form(name='{"input": [[…]]}', path="/", body=_rows("input"), headers={})
     serve_mlflow = ["mlflow", "models", "serve", "--model-uri", "{folder}/model", "--env-manager", "local"]
     serve_mlflow += ["--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
     serve_bento = ["bentoml", "serve", "bentoml_service:Classifier", "--working-dir", "{peers}"]
@@ -255,7 +292,7 @@ def contenders() -> dict[str, Contender]:
         "floor": Peer("floor (raw ASGI)", "own", ["python", "{peers}/floor_service.py", "{port}"], inputs),
         "ours": Ours(),
         "litserve": Peer("LitServe", "litserve", ["python", "{peers}/litserve_service.py", "{port}"], lit),
-        "bentoml": Peer("BentoML", "bentoml", serve_bento, rows),
+        "bentoml": Peer("BentoML", "bentoml", serve_bento, bento),
         "mlflow": Peer("mlflow models serve", "mlflow", serve_mlflow, split),
         "ray": Peer("Ray Serve", "ray", ["python", "{peers}/ray_service.py", "{port}"], ray),
     }

@@ -47,8 +47,8 @@ class Request:
 
 
 def post(path: str, body: bytes, *, headers: dict[str, str] | None = None, expected: bytes = b"") -> Request:
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    sent = {"Host": "127.0.0.1", "Content-Type": "application/json", **(headers or {})}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
     lines.append(f"Content-Length: {len(body)}")
     return Request(data="\r\n".join(lines).encode() + _HEAD_END + body, expected=expected)
 

@@ -401,8 +401,11 @@ class InferenceLog(Protocol):
         """
         ...
 
-    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
-        """Delete every row of one entity (as the log has it, hashed where it is), its labels too. Raises `LogError`."""
+    def erase(self, workspace: str, model: str, *, column: str, entity: str) -> Removed:
+        """Delete every row whose entity (the `stickyBy` column) is that value, hashed or not, and its labels.
+
+        When this returns no file holds them, and the value stands nowhere. Raises `LogError`.
+        """
         ...
 
 

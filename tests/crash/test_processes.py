@@ -6,6 +6,8 @@ itself was gone, and the release ended as it would have.
 """
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -192,6 +194,24 @@ def released_under_fire(installed: Installed, version: int, *, kills: int, seed:
 @pytest.mark.timeout(240)
 def test_twenty_kills_in_the_middle_of_a_release_lose_nothing(installed: Installed) -> None:
     released_under_fire(installed, 3, kills=20, seed=SEED)
+
+
+def test_the_router_is_replaced_by_command_and_no_caller_notices(installed: Installed) -> None:
+    caller = Caller(installed, "restart")
+    before = installed.pid("router-0")
+    caller.start()
+    try:
+        time.sleep(0.3)
+        words = [sys.executable, "-m", "steersman.cli", "--state", str(installed.state), "restart", "router"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+        time.sleep(0.3)
+    finally:
+        caller.finish()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"router-0: pid {installed.pid('router-0')} took over from pid {before}\n"
+    assert installed.pid("router-0") != before
+    assert caller.failures == []
+    assert len(caller.answered) > 20
 
 
 @pytest.mark.soak

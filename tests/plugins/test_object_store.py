@@ -64,7 +64,7 @@ def test_rows_go_in_and_are_read_merged_expired_and_erased(
         after = log.scored_rows(*PLACE, since=written.day(0), until=written.day(9), as_of=written.day(9))
         assert after.equals(before)
     remover = Remover(tmp_path, storage)
-    assert remover.erase(EraseRequest(workspace="ops", model="m", entity="N2")).predictions == 5
+    assert remover.erase(EraseRequest(workspace="ops", model="m", entities=["N2"])).predictions == 5
     expired = remover.expire(ExpireRequest(key="k", workspace="ops", model="m", until=written.day(1).date()))
     assert expired.predictions == 4
     assert expired.files > 0

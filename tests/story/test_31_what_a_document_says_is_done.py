@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
-from steersman.domain.errors import BadDocument
+from steersman.domain.errors import BadDocument, BadRequest
 from steersman.domain.release import Completion, Phase
 from steersman.domain.version import Format
 from steersman.server.answers import history, model_line, release_status
@@ -277,3 +277,39 @@ def test_the_history_names_the_milestones_of_a_version(story: Story) -> None:
             },
         ]
     )
+
+
+# --- serving and inferenceLog
+
+
+def all_at_once() -> dict[str, Any]:
+    return {"production": {"strategy": {"allAtOnce": {}}}}
+
+
+def test_what_is_kept_and_how_many_may_wait_reaches_the_router(story: Story) -> None:
+    log = {"sampling": 0.5, "drop": ["x"], "hash": ["who"]}
+    serving = {"stickyBy": "who", "queue": 7, "keepWarm": 1}
+    story.apply(model_document(environments=all_at_once(), serving=serving, inferenceLog=log))
+    story.release(1)
+    story.release(2)
+    assert story.router.configuration is not None
+    [route] = story.router.configuration.routes
+    assert (route.in_flight_max, route.log.sampling, route.log.drop, route.log.hash) == (7, 0.5, ("x",), ("who",))
+    assert [(one.version, one.release != "") for one in route.warm] == [("1", True)], "can be asked for by number"
+
+
+def test_a_misspelt_private_column_is_refused_and_never_kept_by_mistake(story: Story) -> None:
+    story.apply(model_document(environments=all_at_once(), inferenceLog={"hash": ["passport_nr"]}))
+    story.registry.add(1)
+    story.commands.register("default", "delay", 1, actor="ann")
+    with pytest.raises(BadRequest, match="the column 'passport_nr', which version 1 does not take") as refused:
+        story.commands.release("default", "delay", 1, "production", actor="ann", because="first")
+    assert "the version takes x" in refused.value.next_step
+
+
+def test_batches_and_memory_reach_the_workers(story: Story) -> None:
+    serving = {"batching": {"maxRows": 32, "maxWait": "4ms"}, "memoryMb": 512}
+    story.apply(model_document(environments=all_at_once(), serving=serving))
+    story.release(1)
+    replica = story.target.asked[story.digest(1)]
+    assert (replica.batch_rows_max, replica.batch_wait_ms, replica.memory_mb) == (32, 4.0, 512)

@@ -84,7 +84,7 @@ _ALL = (
                       default=7700, metavar="PORT"),
             _argument("--router-port", help="port of the router: predictions, labels (default 7701)", type=int,
                       default=7701, metavar="PORT"),
-            _argument("--routers", help="router processes on that port (default 1); one serves some 5,000 requests a second",
+            _argument("--routers", help="router processes on that port (default 1); one uses one core",
                       type=int, default=1, metavar="N"),
             _argument("--host", help="address to listen on (default 127.0.0.1)", default="127.0.0.1", metavar="HOST"),
             _argument("--mlflow-uri", help="use this MLflow instead of starting one", metavar="URI"),
@@ -99,12 +99,20 @@ _ALL = (
                       "lies (env:NAME, file:/path); may be repeated", action="append", default=[], metavar="NAME=REFERENCE"),
             _argument("--notify-network", help="a private network webhooks may go to; may be repeated", action="append",
                       default=[], metavar="CIDR"),
+            _argument("--tables", help="keep the inference log's tables on an S3-compatible store (default: in the state "
+                      "directory)", metavar="s3://BUCKET/PREFIX"),
+            _argument("--tables-endpoint", help="address of that store (default: Amazon's)", metavar="URL"),
+            _argument("--tables-region", help="its region (default: us-east-1)", metavar="NAME"),
+            _argument("--tables-key", help="where its access key lies: env:NAME or file:/absolute/path",
+                      metavar="REFERENCE"),
+            _argument("--tables-secret", help="where its secret key lies", metavar="REFERENCE"),
             _argument("--replay-from", help="replay: event time starts here and moves only by command", metavar="TIME"),
         ),
         "Starts control server, router, committer and an embedded MLflow, restarts what fails, and stops them on\n"
         "Ctrl-C. Workers keep serving when it is killed and are adopted at the next start. Everything it keeps lies in\n"
         "the state directory; the first start writes the admin's token there, readable by you only.",
-        ("steersman up", "steersman up --mlflow-uri https://mlflow.example.com --mlflow-token env:MLFLOW_TOKEN"),
+        ("steersman up", "steersman up --mlflow-uri https://mlflow.example.com --mlflow-token env:MLFLOW_TOKEN",
+         "steersman up --tables s3://logs/steersman --tables-key env:S3_KEY --tables-secret env:S3_SECRET"),
     ),
     Command(
         "restart", "replace the routers of a running installation without a failed request",
@@ -248,6 +256,19 @@ _ALL = (
         "and with --vkey and --earlier it proves that nothing before that checkpoint was changed, even by an insider.",
         ("steersman ledger verify", "steersman ledger key > steersman.vkey", "steersman ledger export log.tar",
          "steersman ledger verify log.tar --vkey steersman.vkey --earlier last-month.checkpoint"),
+    ),
+    Command(
+        "log", "erase one entity from a model's inference log", "steersman.cli.commands.log:log",
+        (
+            _argument("action", help="erase", choices=("erase",), metavar="ACTION"),
+            _MODEL,
+            _argument("--entity", help="the value of the stickyBy column whose rows are deleted; - reads it from standard "
+                      "input, which no other user can see", required=True, metavar="VALUE"),
+            _BECAUSE,
+        ),
+        "Deletes every prediction of the entity in every environment, and every label of these predictions or about the\n"
+        "entity, from all files; this cannot be undone. The ledger records who, why and how many rows, never the value.",
+        ('steersman log erase ops/flight-delay --entity N525UA --because "request 4711"',),
     ),
     Command(
         "export", "write models, releases, incidents and ledger to a directory", "steersman.cli.commands.ledger:export",

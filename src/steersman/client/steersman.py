@@ -33,6 +33,9 @@ Json = dict[str, Any]
 ADVANCE_TIMEOUT_S = 600.0
 """Longest wait for one move of the replay's clock: it commits, folds and reconciles until nothing moves."""
 
+ERASE_TIMEOUT_S = 600.0
+"""Longest wait for an erasure: each date with rows of the entity is written anew."""
+
 RECONNECT_S = 60.0
 """How long a repeatable call keeps trying when the control server is gone: a supervisor has restarted it by then."""
 
@@ -186,6 +189,11 @@ class Steersman:
     def windows(self, model: str) -> list[Json]:
         """What the monitors saw, window by window."""
         return self._list(f"{self._model(model)}/windows")
+
+    def erase(self, model: str, *, entity: str, because: str) -> Json:
+        """Delete one entity's rows from the model's inference log, for good; returns how many of what."""
+        body = {"entity": entity, "because": because}
+        return self._post(f"{self._model(model)}/log/erase", body, timeout_s=ERASE_TIMEOUT_S)
 
     def trainings(self, model: str) -> list[Json]:
         return self._list(f"{self._model(model)}/trainings")

@@ -75,10 +75,18 @@ def example(root: Path, name: str, signature: Sequence[Column]) -> list[Tensor]:
         tensors = _tensors(content)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UnreadableExampleError(f"{name}: {type(error).__name__}: {error}") from None
-    known = {column.name: column for column in signature}
-    if known and any(tensor.name in known for tensor in tensors):
-        tensors = [tensor for tensor in tensors if tensor.name in known]
+    types = {column.name: column.type for column in signature}
+    if any(tensor.name in types for tensor in tensors):
+        tensors = [_typed(tensor, types[tensor.name]) for tensor in tensors if tensor.name in types]
     return tensors
+
+
+def _typed(tensor: Tensor, wanted: str) -> Tensor:
+    """A column of whole numbers that a frame with gaps has written as 3.0 is meant as 3."""
+    if "INT" not in wanted or tensor.datatype != "FP64":
+        return tensor
+    data = [int(value) if isinstance(value, float) and value.is_integer() else value for value in tensor.data]
+    return Tensor(tensor.name, _datatype(data), tensor.shape, data)
 
 
 def _tensors(content: Any) -> list[Tensor]:

@@ -20,7 +20,6 @@ from steersman.dataplane import protocol, routing, tensors
 from steersman.dataplane.configuration import Column, LogSettings, Route
 from steersman.dataplane.protocol import EnvelopeError, Tensor
 
-KEY = Path("keys") / "inference-log.key"
 KEY_BYTES = 32
 HASH_BYTES = 16
 """128 bits: no two values of one column meet, and the column stays a third of a SHA-256's size."""
@@ -29,23 +28,30 @@ WITHHELD = "the worker refused the request; its words are withheld because the m
 
 
 def load_key(state: Path) -> bytes:
-    """The installation's key for hashed columns, made at its first use; mode 0600, on the disk before this returns."""
-    path = state / KEY
+    """The installation's key; made at its first use. Raises OSError where it cannot be read or written."""
+    path = key_path(state)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        pass
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staging = path.with_name(f"{path.name}.{os.getpid()}")
-    while not path.exists():
-        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    staging = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(staging, path)  # of two processes that make one at the same time, the first one's is kept
-        except FileExistsError:
-            continue
-        finally:
-            staging.unlink()
+        os.link(staging, path)  # whoever is first wins; a rename would replace the key another process already uses
+    except FileExistsError:
+        pass
+    finally:
+        staging.unlink()
     return path.read_bytes()
+
+
+def key_path(state: Path) -> Path:
+    return state / "keys" / "inference-log.key"
 
 
 def hashed(key: bytes, place: str, column: str, value: str) -> str:

@@ -37,11 +37,10 @@ class PyFunc:
         return outputs
 
     def stream(self, batch: Batch, variant: str) -> Iterator[Any]:
-        """What the model yields: text, or anything it would return from `predict`, as outputs."""
-        for piece in self._model.predict_stream(self._frames.frame(batch.columns), params=self._params(variant)):
-            yield (
-                piece if isinstance(piece, str) else self._outputs(piece if _is_table(piece) else np.atleast_1d(piece))
-            )
+        """For a batch of one row what the model yields: text, or outputs. MLflow streams for one record at a time."""
+        record = {name: values[0] for name, values in batch.columns.items()}
+        for piece in self._model.predict_stream(record, params=self._params(variant)):
+            yield piece if isinstance(piece, str) else self._outputs(piece)
 
     def _params(self, variant: str) -> dict[str, str] | None:
         return {"variant": variant} if self.variant_matters else None
@@ -49,7 +48,7 @@ class PyFunc:
     def _outputs(self, answer: Any) -> Outputs:
         if _is_table(answer):
             return _table(answer)
-        values = np.asarray(answer)
+        values = np.atleast_1d(np.asarray(answer))
         if values.ndim == 2 and values.shape[1] == 2 and values.dtype.kind == "f":
             values = values[:, 1]
         return [(self._output, values)]
@@ -61,7 +60,8 @@ def _is_table(answer: Any) -> bool:
 
 def _table(answer: Any) -> Outputs:
     return [
-        (str(column), np.asarray(answer[column])) for column in (answer if isinstance(answer, dict) else answer.columns)
+        (str(column), np.atleast_1d(answer[column]))
+        for column in (answer if isinstance(answer, dict) else answer.columns)
     ]
 
 
@@ -69,5 +69,5 @@ def _of_mlflow(answer: Any, outputs: Outputs) -> Outputs:
     """What MLflow's own scoring server would say, where `outputs` is something else."""
     if _is_table(answer):
         return [(f"prediction.{name}", values) for name, values in outputs]
-    whole = np.asarray(answer)
+    whole = np.atleast_1d(np.asarray(answer))
     return [] if whole.shape == outputs[0][1].shape else [("prediction", whole)]

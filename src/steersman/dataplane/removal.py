@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from urllib.parse import unquote
@@ -45,7 +45,8 @@ class ExpireRequest(msgspec.Struct, frozen=True, kw_only=True):
 class EraseRequest(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     model: str
-    entity: str
+    entities: list[str]
+    """One entity by every name it may have in the log: plain, and hashed."""
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -85,7 +86,7 @@ class Remover:
             table = self._opened(path)
             if rows_before(table, request.until):
                 table.delete(f"date < '{request.until.isoformat()}'", post_commithook_properties=NO_HOOKS)
-            counts.files += self._vacuum(table)
+            counts.files += self._vacuum(path, table)
         counts.segments += self._remove_segments(before=request.until)
         noted[request.key] = counts
         self._write_notes(noted)
@@ -98,7 +99,7 @@ class Remover:
         events: set[str] = set()
         for path in [path for path in paths if self._has(path)]:
             labels = path == tables.labels_table(request.workspace, request.model)
-            doomed = pl.col("entity") == request.entity
+            doomed = pl.col("entity").is_in(request.entities)
             if labels:  # the last: by then the ids of all events of the entity are known
                 doomed |= pl.col("event_id").is_in(list(events))
             table = self._opened(path)
@@ -106,8 +107,8 @@ class Remover:
                 if not labels:
                     events |= ids
                 self._add(counts, path, self._rewrite(path, table, day, doomed))
-            counts.files += self._vacuum(self._opened(path))
-        counts.segments += self._remove_segments(naming=request.entity.encode())
+            counts.files += self._vacuum(path, self._opened(path))
+        counts.segments += self._remove_segments(naming=[entity.encode() for entity in request.entities])
         return counts
 
     # --- tables ------------------------------------------------------------------------------------------------------
@@ -172,19 +173,21 @@ class Remover:
                 found.setdefault(day, []).append(self._storage.uri(f"{path}/{unquote(file)}"))
         return found
 
-    def _vacuum(self, table: DeltaTable) -> int:
+    def _vacuum(self, path: str, table: DeltaTable) -> int:
         """Replaced files at once, whoever replaced them; files nobody ever referred to when they are old enough."""
-        return vacuum(table, hours=0, orphans=False) + vacuum(table, hours=ORPHANS_H, orphans=True)
+        return vacuum(self._storage, path, table, hours=0, orphans=False) + vacuum(
+            self._storage, path, table, hours=ORPHANS_H, orphans=True
+        )
 
     # --- segments set aside ------------------------------------------------------------------------------------------
 
-    def _remove_segments(self, *, before: date | None = None, naming: bytes | None = None) -> int:
+    def _remove_segments(self, *, before: date | None = None, naming: Sequence[bytes] = ()) -> int:
         """Delete damaged segments that are older than a date, or hold a text; their whole records are in the tables."""
         removed = 0
         for path in self._wal.glob(f"*{capture.DAMAGED}"):
             with contextlib.suppress(FileNotFoundError):
                 old = before is not None and _newest(path) < before.isoformat()
-                if old or (naming is not None and naming in path.read_bytes()):
+                if old or (naming and any(name in path.read_bytes() for name in naming)):
                     path.unlink()
                     removed += 1
         return removed

@@ -166,6 +166,8 @@ class Worker:
             raise Refusal(503, f"{self._streams} streams are under way", "try again later", retry_after_s=1)
         assert self._model.stream is not None
         request_id, batch = self._admit_generate(body, headers.json_bytes)
+        if batch.rows != 1:
+            raise Refusal(422, f"{batch.rows} rows, a stream answers one", "send one row a stream")
         answer: dict[str, Any] = {
             "id": request_id, "model_name": self._spec.model, "model_version": self._spec.version,
         }  # fmt: skip

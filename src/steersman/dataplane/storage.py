@@ -76,6 +76,10 @@ class Storage(Protocol):
         """Names of the folders directly below."""
         ...
 
+    def files(self, path: str) -> set[str]:
+        """Every file below, relative to `path`."""
+        ...
+
     def sync(self, paths: Iterable[str]) -> None:
         """Bring files, and the folders they are in, to the disk; an object store has them there already."""
         ...
@@ -117,6 +121,10 @@ class LocalStorage:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._root / path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
         return []
+
+    def files(self, path: str) -> set[str]:
+        root = self._root / path
+        return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
 
     def sync(self, paths: Iterable[str]) -> None:
         folders: set[Path] = set()
@@ -193,6 +201,13 @@ class ObjectStorage:
         with self._saying(path):
             found = obstore.list_with_delimiter(self._store, prefix=path)
             return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
+
+    def files(self, path: str) -> set[str]:
+        import obstore
+
+        with self._saying(path):
+            listed = (one["path"] for chunk in obstore.list(self._store, prefix=path) for one in chunk)
+            return {found.removeprefix(f"{path}/") for found in listed}
 
     def sync(self, paths: Iterable[str]) -> None:
         return

@@ -28,17 +28,25 @@ async def relay(
     loop = asyncio.get_running_loop()
     executor = ThreadPoolExecutor(1, thread_name_prefix="stream")
     left = asyncio.ensure_future(_left(receive))
+
+    def following() -> bytes | None:
+        """In the thread: the next piece as JSON, None after the last."""
+        piece = next(pieces, _END)
+        return None if piece is _END else encode(piece)
+
     try:
-        piece = await loop.run_in_executor(executor, next, pieces, _END)
+        event = await loop.run_in_executor(executor, following)
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEAD)})
-        while piece is not _END and not left.done():
-            await _event(send, encode(piece))
-            coming = loop.run_in_executor(executor, next, pieces, _END)
-            await asyncio.wait({coming, left}, return_when=asyncio.FIRST_COMPLETED)
+        while event is not None:
+            await _event(send, event)
+            coming = loop.run_in_executor(executor, following)
+            either: set[asyncio.Future[Any]] = {coming, left}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if left.done():
+                coming.cancel()
                 return
             try:
-                piece = coming.result()
+                event = coming.result()
             except Exception as error:  # a model may raise anything; the head is sent, so the stream says it
                 await _event(send, failed(error))
                 break

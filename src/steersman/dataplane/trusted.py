@@ -40,5 +40,10 @@ TRUSTED_TYPES: frozenset[str] = frozenset(
         # metrics' fast paths held by neighbours and scorers
         "sklearn.metrics._dist_metrics.EuclideanDistance64",
         "numpy.dtype",
+        # LightGBM's scikit-learn classes, as MLflow logs them: a booster's state is its text format, read by the C library
+        "lightgbm.basic.Booster",
+        "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRegressor",
+        "collections.OrderedDict",
     }
 )

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import msgspec
 import polars as pl
@@ -149,7 +150,7 @@ class Upkeep:
             return True
         if time.monotonic() - known.vacuumed_s >= VACUUM_S:
             known.vacuumed_s = time.monotonic()
-            self.counts.files_vacuumed += vacuum(table, hours=GRACE_H, orphans=True)
+            self.counts.files_vacuumed += vacuum(self.storage, path, table, hours=GRACE_H, orphans=True)
             table.cleanup_metadata()
         return False
 
@@ -177,12 +178,14 @@ class Upkeep:
         return -1 if last is None else msgspec.json.decode(last, type=_LastCheckpoint).version
 
 
-def vacuum(table: DeltaTable, *, hours: int, orphans: bool) -> int:
-    """Delete files the table no longer refers to, `hours` after; returns how many.
+def vacuum(storage: Storage, path: str, table: DeltaTable, *, hours: int, orphans: bool) -> int:
+    """Delete files the table no longer refers to, `hours` after; returns how many there were.
 
-    With `orphans` also those it never referred to (left by a writer that died), which takes a listing of the folder.
+    With `orphans` also those it never referred to (left by a writer that died).
     """
-    dead = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=orphans)
+    named = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=orphans)
+    there = storage.files(path)  # deltalake names every file the log remembers as replaced, gone or not
+    dead = [file for file in named if unquote(file) in there]
     if dead:  # a vacuum writes two entries into the log whether it finds anything or not
         table.vacuum(
             hours,

@@ -56,6 +56,7 @@ class Permission(StrEnum):
     TRAFFIC_PREDICT = "traffic:predict"
     TRAFFIC_OVERRIDE = "traffic:override"
     LABEL_WRITE = "label:write"
+    LOG_ERASE = "log:erase"
     TOKEN_MANAGE = "token:manage"  # noqa: S105 - the name of a permission
     USER_MANAGE = "user:manage"
     CLOCK_ADVANCE = "clock:advance"
@@ -80,6 +81,7 @@ PERMISSIONS: Mapping[Permission, str] = {
     Permission.TRAFFIC_PREDICT: "send prediction requests to the router",
     Permission.TRAFFIC_OVERRIDE: "choose the variant that answers a request",
     Permission.LABEL_WRITE: "send labels to the router",
+    Permission.LOG_ERASE: "delete one entity's rows from a model's inference log, for good",
     Permission.TOKEN_MANAGE: "issue and revoke tokens",
     Permission.USER_MANAGE: "add people and give or take roles",
     Permission.CLOCK_ADVANCE: "move the clock of a replay",

@@ -46,6 +46,9 @@ class Action(StrEnum):
     TRAINING_FAILED = "training.failed"
     REPLICA_LOST = "replica.lost"
     OPERATION_FAILED = "operation.failed"
+    LOG_EXPIRED = "log.expired"
+    LOG_ERASURE_REQUESTED = "log.erasure_requested"
+    LOG_ERASED = "log.erased"
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - a word of the ledger, not a secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
     USER_CHANGED = "user.changed"
@@ -85,6 +88,9 @@ ACTIONS: dict[Action, str] = {
     Action.TRAINING_FAILED: "a training run ended without a version",
     Action.REPLICA_LOST: "a replica that should run was gone and was started again",
     Action.OPERATION_FAILED: "a side effect could not be carried out within its attempts",
+    Action.LOG_EXPIRED: "rows of the inference log older than the model's retention were deleted, files included",
+    Action.LOG_ERASURE_REQUESTED: "a person asked that one entity's rows of the inference log be deleted",
+    Action.LOG_ERASED: "one entity's rows were deleted, files included; whose they were is recorded nowhere",
     Action.TOKEN_ISSUED: "a token was issued; only its hash is kept",
     Action.TOKEN_REVOKED: "a token was revoked",
     Action.USER_CHANGED: "a user's roles changed",

@@ -63,8 +63,8 @@ def _running(model: Model) -> Iterator[Problem]:
     spec = model.spec
     if spec.serving.capture is Capture.OFF:
         yield _refused("spec.serving", "capture off", "every answered request is recorded: use async or durable")
-    if spec.ground_truth is not None and spec.ground_truth.key != "event_id":
-        instead = "labels join on the event id: send your key as the request's event_ids and leave key out"
+    if spec.ground_truth is not None and spec.ground_truth.key not in ("event_id", spec.serving.sticky_by):
+        instead = "labels join on the event id, or on the entity: leave key out, or make this column stickyBy too"
         yield _refused("spec.groundTruth", f"key {shown(spec.ground_truth.key)}", instead)
     if spec.train is None:
         return

@@ -14,7 +14,16 @@ from steersman.decide.rolling_out import GATES_STEP, pause, resume
 from steersman.decide.routing import live, promoted
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest, examine, identity
-from steersman.domain.errors import BadDocument, Conflict, NotAllowed, NotFound, Problem, VersionRefused
+from steersman.domain.errors import (
+    BadDocument,
+    BadRequest,
+    Conflict,
+    NotAllowed,
+    NotFound,
+    Problem,
+    Unavailable,
+    VersionRefused,
+)
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.linting import Finding as LintFinding
@@ -26,6 +35,7 @@ from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
 from steersman.loop.registering import refusal, register
 from steersman.loop.world import Documents, World, environment_of
+from steersman.ports import LogError, Removed
 from steersman.store.records import Approval, StoredDocument
 from steersman.store.transaction import Transaction
 
@@ -405,6 +415,43 @@ class Commands:
                 self._event(Action.INCIDENT_ACCEPTED, actor, incident.workspace, "incident", incident.id, because, {})
             )
             return tx.save_incident(incident, after)
+
+    # --- the inference log
+
+    def erase(self, workspace: str, name: str, entity: str, *, actor: str, because: str) -> Removed:
+        """Delete one entity's rows of the inference log, for good; done when this returns.
+
+        The request is recorded before, the counts after: an entry of the first kind alone says that it did not get to its
+        end and must be asked again. Neither holds the entity's value. Raises Unavailable when the log cannot be changed now.
+        """
+        if not entity:
+            raise BadRequest(
+                "no entity", next_step="Name the value of the model's stickyBy column whose rows shall go."
+            )
+        if entity in because:
+            raise BadRequest(
+                "the reason names the entity, and the ledger keeps it for ever",
+                next_step="Refer to a case number instead.",
+            )
+        with self._world.store.write() as tx:
+            column = self._documents.model(tx, workspace, name).spec.serving.sticky_by
+            if column is None:
+                raise Conflict(
+                    f"the rows of {name} belong to no entity: its document has no serving.stickyBy",
+                    next_step="Delete them by date with inferenceLog.retention.",
+                )
+            requested = Action.LOG_ERASURE_REQUESTED
+            tx.append(self._event(requested, actor, workspace, "model", name, reason(because), {"column": column}))
+        try:
+            removed = self._world.log.erase(workspace, name, column=column, entity=entity)
+        except LogError as error:
+            raise Unavailable(
+                f"the erasure did not get to its end: {error}", next_step="Ask again; what is gone stays gone."
+            ) from error
+        data = {"predictions": removed.predictions, "labels": removed.labels, "segments": removed.segments}
+        with self._world.store.write() as tx:
+            tx.append(self._event(Action.LOG_ERASED, actor, workspace, "model", name, reason(because), data))
+        return removed
 
     # --- manual changes
 

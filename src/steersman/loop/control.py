@@ -13,6 +13,7 @@ from datetime import datetime
 
 from steersman.domain.errors import Unavailable
 from steersman.loop.executor import Executor, Reached
+from steersman.loop.keeping import Keeping
 from steersman.loop.measuring import Measuring
 from steersman.loop.reconciler import Reconciler
 from steersman.loop.watching import Watching
@@ -45,6 +46,7 @@ class Control:
         self._executor = Executor(world, documents, owner=owner, reached=reached)
         self._measuring = Measuring(world, documents)
         self._watching = Watching(world, documents, self.reconciler)
+        self._keeping = Keeping(world, documents)
         self._turning = threading.Lock()
         self._wake = threading.Event()
         self._ended = threading.Event()
@@ -63,6 +65,7 @@ class Control:
                 if time.monotonic() - measured >= MEASURE_S:
                     self._survive(self._measure)
                     self._survive(self._watching.turn)
+                    self._survive(self._keeping.turn)
                     measured = time.monotonic()
                 moved = self.turn()
             if not moved:
@@ -115,6 +118,10 @@ class Control:
                 moved = self._watching.turn() or moved
                 moved = self.reconciler.turn() or moved
                 moved = self._effects(deadline, collect_trainings=False) or moved
+            try:
+                self._keeping.turn()  # last: what this point is decided on may be a day from its end
+            except LogError as error:
+                raise Unavailable(f"the inference log could not be cleared of old rows: {error}") from error
 
     def _effects(self, deadline: float, *, collect_trainings: bool) -> bool:
         """Carry every open operation to its end; trainings asked for at this very point go on beside the next one."""

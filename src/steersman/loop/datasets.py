@@ -27,13 +27,19 @@ def dataset_source(world: World, model: spec.Model, name: str) -> DatasetSource:
         uri=world.document_root / rows.uri,
         time_column=rows.time_column,
         label_column=rows.label_column or (truth.column if truth else "label"),
-        key_column=rows.key_column or (truth.key if truth else None),
+        key_column=rows.key_column or _event_key(model),
         available_column=rows.available_column,
         horizon_s=horizon(model).total_seconds(),
         extend_workspace=model.metadata.workspace if extend else None,
         extend_environment=extend.environment if extend else None,
         extend_model=extend.model if extend else None,
     )
+
+
+def _event_key(model: spec.Model) -> str | None:
+    """The column that tells events apart; none where labels join on the entity, which many events share."""
+    truth = model.spec.ground_truth
+    return None if truth is None or truth.key == model.spec.serving.sticky_by else truth.key
 
 
 def horizon(model: spec.Model) -> timedelta:

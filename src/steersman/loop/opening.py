@@ -36,6 +36,8 @@ def open_release(
     model = documents.model(tx, workspace, name)
     version = version_of(tx, workspace, name, number)
     _refuse_unreleasable(model, version, environment)
+    if opened is not Opened.ROLLBACK:
+        _refuse_unknown_columns(model, version)
     releases = tx.releases(workspace, name, environment)
     policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
     coming = [r for r in releases if r.active]
@@ -110,6 +112,17 @@ def _refuse_unreleasable(model: spec.Model, version: Version, environment: str) 
         raise NotFound(
             f"model {version.model} declares no environment {environment!r}; it declares {declared}",
             next_step="Add it under spec.environments and apply the document.",
+        )
+
+
+def _refuse_unknown_columns(model: spec.Model, version: Version) -> None:
+    """A column that is to be dropped or hashed and is misspelt would be kept as it is, and nobody would notice."""
+    log = model.spec.inference_log
+    known = {column.name for column in version.signature} | {model.spec.serving.sticky_by}
+    if version.signature and (unknown := sorted({*log.drop, *log.hash} - known)):
+        raise BadRequest(
+            f"inferenceLog names the column {unknown[0]!r}, which version {version.number} does not take",
+            next_step=f"Correct it and apply the document; the version takes {', '.join(sorted(filter(None, known)))[:300]}.",
         )
 
 

@@ -97,6 +97,7 @@ class Api:
             route(f"{MODEL}/releases", self.releases, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/releases", self.release, ["POST"], permission=p.RELEASE_OPEN),
             route(f"{MODEL}/rollback", self.rollback, ["POST"], permission=p.RELEASE_ROLLBACK),
+            route(f"{MODEL}/log/erase", self.erase, ["POST"], permission=p.LOG_ERASE),
             route(f"{MODEL}/incidents", self.incidents, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/monitors", self.monitors, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/windows", self.windows, ["GET"], permission=p.MODEL_READ),
@@ -308,6 +309,20 @@ class Api:
             because=field(body, "because", str),
         )
         return reply(answers.plain(release), 201)
+
+    async def erase(self, request: Request) -> Response:
+        """Delete one entity's rows of the inference log; the value goes no further than into the deletion."""
+        body = await body_of(request)
+        workspace, model = self._place(request)
+        removed = await run_in_threadpool(
+            self._commands.erase,
+            workspace,
+            model,
+            field(body, "entity", str),
+            actor=actor_of(request),
+            because=field(body, "because", str),
+        )
+        return reply(answers.plain(removed))
 
     async def one_release(self, request: Request) -> Response:
         release = await run_in_threadpool(self._release, request, Permission.MODEL_READ)

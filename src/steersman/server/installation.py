@@ -15,6 +15,16 @@ from steersman.domain.errors import Misconfigured
 FILE = "installation.json"
 
 
+class Tables(msgspec.Struct, frozen=True, kw_only=True):
+    """Tables on an object store. `key` and `secret` say where the credentials lie (`env:NAME`, `file:/path`)."""
+
+    uri: str
+    endpoint: str | None = None
+    region: str | None = None
+    key: str | None = None
+    secret: str | None = None
+
+
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """`routers` is how many router processes share the router's port.
 
@@ -26,7 +36,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     version of such a model can run code in its workers. `hosts` are further names this server answers to.
 
     `notify` says by the names documents use where a webhook's address lies (it often carries a credential);
-    `notify_networks` are private networks (CIDR) such an address may be in.
+    `notify_networks` are private networks (CIDR) such an address may be in. Without `tables` the tables of the inference
+    log are in the state directory.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +52,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     notify: dict[str, str] = {}
     notify_networks: tuple[str, ...] = ()
     replay_from: datetime | None = None
+    tables: Tables | None = None
 
     @property
     def url(self) -> str:

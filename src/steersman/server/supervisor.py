@@ -37,7 +37,8 @@ from steersman.server.embedded_mlflow import (
     read_start,
     write_start,
 )
-from steersman.server.installation import FILE, Installation, load, save
+from steersman.server.installation import FILE, Installation, Tables, load, save
+from steersman.server.place import check_place, keep_place, tables_variables
 from steersman.server.routers import Routers
 from steersman_mlflow_guard import protection
 
@@ -72,7 +73,7 @@ class Supervisor:
     installation: Installation
     say: Say
     changed: bool = False
-    """Whether the installation is another one than at the last start: a control server of before is not adopted then."""
+    """Whether the installation is another than at the last start: control server and committer are not adopted then."""
     children: dict[str, Child] = field(default_factory=dict)
     """All but the routers."""
     routers: Routers = field(init=False)
@@ -114,6 +115,8 @@ class Supervisor:
         environment = environment_of(name, polars_threads=None if name == "control" else 1)
         if name == "control":
             environment |= _variables_of_secrets(self.installation)
+        if name in ("control", "committer"):
+            environment |= tables_variables(self.installation)
         child = Child(
             name=name,
             argv=argv_of(module, self.state),
@@ -124,7 +127,7 @@ class Supervisor:
         handle = read_handle(self.state / "run" / f"{name}.json")
         if handle is not None and handle.alive():
             child.adopted = handle
-            if name == "control" and self.changed:
+            if name in ("control", "committer") and self.changed:
                 child.stop()
             else:
                 self.say(f"  {name}: running since before (pid {handle.pid}), adopted")
@@ -263,6 +266,7 @@ def main(
     notify: tuple[str, ...] = (),
     notify_networks: tuple[str, ...] = (),
     replay_from: datetime | None = None,
+    tables: Tables | None = None,
 ) -> int:
     """Run until SIGTERM or Ctrl-C; 0 then. SIGHUP replaces the routers. Raises SteersmanError when something could not start."""
     wanted = Installation(
@@ -277,6 +281,7 @@ def main(
         notify=_channels(notify),
         notify_networks=notify_networks,
         replay_from=replay_from,
+        tables=tables,
     )
     _check_credentials(wanted)
     with _alone(state.resolve()):
@@ -313,6 +318,8 @@ def _run(state: Path, wanted: Installation) -> int:
     from steersman.store.database import Store
 
     known = load(state) if (state / FILE).exists() else None
+    wanted = keep_place(state, wanted, known)
+    unanswered = check_place(state, wanted)
     store = Store.at(state)
     replay_from = wanted.replay_from or (known.replay_from if known else None)
     clock = open_clock(store, replay_from=replay_from)
@@ -333,6 +340,8 @@ def _run(state: Path, wanted: Installation) -> int:
         signal.signal(number, lambda _number, _frame: supervisor.ended.set())
     signal.signal(signal.SIGHUP, lambda _number, _frame: supervisor.routers.ask_restart())
     supervisor.say(f"Steersman, state in {state}")
+    if unanswered is not None:
+        supervisor.say(f"  tables   {unanswered}")
     try:
         supervisor.start()
         supervisor.say(f"  console  {installation.url}/   (one-time code: {code.reveal()})")

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.dataplane.configuration import TokenHash
+from steersman.dataplane.storage import open_storage
 from steersman.domain.access import Access, Grant, Kind, Permission, Role, Secret
-from steersman.domain.errors import Misconfigured, NotAuthenticated
+from steersman.domain.errors import Misconfigured, NotAuthenticated, NotFound
 from steersman.domain.events import Action, Event
 from steersman.ledger.checkpoint import VerifierKey, generate_key, load_key, sign_checkpoint
 from steersman.loop.clock import open_clock
@@ -77,7 +78,8 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
     state = state.resolve()
     store = Store.at(state)
     clock = open_clock(store, replay_from=installation.replay_from)
-    log = DeltaInferenceLog(state)
+    documents = Documents()
+    log = DeltaInferenceLog(state, open_storage(state), entity_horizon=EntityHorizons(store, documents).of)
     trainer_tokens = TrainerTokens(store, installation)
     world = World(
         store=store,
@@ -97,7 +99,6 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         train_environment=trainer_tokens.environment,
         tokens=RouterTokens(store).hashes,
     )
-    documents = Documents()
     # One control server to a state directory: the next one takes its predecessor's operations over at once, instead of
     # waiting for leases of a process that is gone; a result of the old one is refused by its epoch.
     control = Control(world, documents, owner="control")
@@ -173,6 +174,23 @@ def checkpoint(assembled: Assembled) -> str:
 
 def wall() -> datetime:
     return datetime.now(UTC)
+
+
+class EntityHorizons:
+    """How long labels about an entity may be after its prediction: where a model's document says that labels name it."""
+
+    def __init__(self, store: Store, documents: Documents) -> None:
+        self._store = store
+        self._documents = documents
+
+    def of(self, workspace: str, model: str) -> timedelta | None:
+        with self._store.read() as tx:
+            try:
+                found = self._documents.model(tx, workspace, model).spec
+            except NotFound:
+                return None
+        truth = found.ground_truth
+        return truth.horizon if truth is not None and truth.key == found.serving.sticky_by else None
 
 
 class Authentication:

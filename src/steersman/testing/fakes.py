@@ -92,8 +92,11 @@ class FakeTarget:
     broken: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
     started: int = 0
+    asked: dict[str, ReplicaSpec] = field(default_factory=dict)
+    """How each digest was last asked to run."""
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
+        self.asked[replica.digest] = replica
         mine = [r for r in self.replicas if (r.environment, r.digest) == (replica.environment, replica.digest)]
         for _ in range(count - len(mine)):
             if replica.digest in self.broken:
@@ -284,7 +287,7 @@ class FakeTraffic:
         self.expired[key] = until
         return Removed(predictions=self.rows, labels=self.rows, files=2)
 
-    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
+    def erase(self, workspace: str, model: str, *, column: str, entity: str) -> Removed:
         self.erased.append(entity)
         return Removed(predictions=1, labels=1, files=2)
 

@@ -95,3 +95,12 @@ def test_a_missing_directory_is_unavailable_and_an_empty_one_has_nothing_yet(tmp
         DirectoryRegistry(tmp_path / "missing").check()
     with pytest.raises(NotFound, match="none yet"):
         DirectoryRegistry(tmp_path).versions("m")
+
+
+def test_an_example_that_is_named_must_be_there_and_comes_along(tmp_path: Path) -> None:
+    directory = _put(tmp_path, "m", 1, DESCRIBED + "example: rows.json\n")
+    with pytest.raises(BadRequest, match=r"rows\.json"):
+        DirectoryRegistry(tmp_path).fetch("m", 1, tmp_path / "first")
+    (directory / "rows.json").write_text('{"x": [1.0], "n": [2]}')
+    DirectoryRegistry(tmp_path).fetch("m", 1, tmp_path / "second")
+    assert (tmp_path / "second" / "rows.json").read_text().startswith("{")

@@ -53,6 +53,7 @@ def test_nobody_may_do_anything_without_a_grant(permission: Permission, workspac
                 Permission.TOKEN_MANAGE,
                 Permission.USER_MANAGE,
                 Permission.CLOCK_ADVANCE,
+                Permission.LOG_ERASE,
             },
         ),
         (

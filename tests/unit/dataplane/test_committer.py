@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import msgspec
@@ -238,3 +239,64 @@ def test_several_values_a_row_are_kept_whole(log: Log) -> None:
     Committer(log.state).commit_all()
     assert log.rows()["score"].to_list() == [0.1, 0.2]
     assert msgspec.json.decode(log.rows()["outputs"][1]) == {"score": 0.2, "shares": [3.0, 4.0]}
+
+
+def test_binary_tensors_reach_the_table_as_json_does(log: Log) -> None:
+    """The protocol's binary extension: the values lie raw behind the JSON, which the record says the length of."""
+    wide = context(x="FP64", n="INT64", origin="BYTES")
+    texts = b"".join(len(text).to_bytes(4, "little") + text for text in (b"JFK", "Zürich".encode()))
+    given = [
+        ("x", "FP64", struct.pack("<2d", 1.5, -2.0)),
+        ("n", "INT64", struct.pack("<2q", 7, 8)),
+        ("origin", "BYTES", texts),
+    ]
+    head = msgspec.json.encode(
+        {
+            "inputs": [
+                {"name": name, "datatype": kind, "shape": [2], "parameters": {"binary_data_size": len(raw)}}
+                for name, kind, raw in given
+            ]
+        }
+    )
+    request = head + b"".join(raw for _, _, raw in given)
+    log.writer.append(wide, prediction(wide, ["a", "b"], request=request, json_bytes=len(head)))
+    Committer(log.state).commit_all()
+    assert log.rows()["inputs"].to_list() == [
+        {"x": 1.5, "n": 7, "origin": "JFK"},
+        {"x": -2.0, "n": 8, "origin": "Zürich"},
+    ]
+
+
+def test_one_matrix_is_spread_over_the_columns_of_the_signature(log: Log) -> None:
+    wide = context(x="FP64", y="FP64", who="FP64")
+    matrix = {"name": "input", "datatype": "FP64", "shape": [2, 3], "data": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
+    log.writer.append(wide, prediction(wide, ["a", "b"], request=msgspec.json.encode({"inputs": [matrix]})))
+    Committer(log.state).commit_all()
+    assert log.rows()["inputs"].to_list() == [{"x": 1.0, "y": 2.0, "who": 3.0}, {"x": 4.0, "y": 5.0, "who": 6.0}]
+    assert log.rows()["entity"].to_list() == ["3.0", "6.0"]
+
+
+def test_rows_and_labels_say_their_order_in_the_log(log: Log) -> None:
+    for number in range(3):
+        log.writer.append(NUMERIC, prediction(NUMERIC, [f"e{number}", f"f{number}"]))
+        log.writer.append(None, labels([f"e{number}"]))
+    Committer(log.state).commit_all()
+    rows = log.rows().sort("position")
+    assert rows["event_id"].to_list() == ["e0", "f0", "e1", "f1", "e2", "f2"]
+    assert rows["position"].n_unique() == 6
+
+
+def test_labels_have_an_event_id_or_an_entity_and_a_time_and_feedback_has_a_name(log: Log) -> None:
+    log.writer.append(None, labels(["a"]))
+    log.writer.append(
+        None,
+        Labels("ops", "m", "api", ["", "b"], [0, 0], [1.0, 2.0], ["N1", ""], [DAY_US, 0], ["", "thumbs"]),
+    )
+    Committer(log.state).commit_all()
+    kept = pl.read_delta(str(log.state / "tables/ops/m/labels")).sort("position")
+    about = [None if at is None else int(at.timestamp()) for at in kept["about"]]
+    assert list(zip(kept["event_id"], kept["entity"], about, kept["name"], strict=True)) == [
+        ("a", None, None, None),
+        (None, "N1", DAY_US // 1_000_000, None),
+        ("b", None, None, "thumbs"),
+    ]

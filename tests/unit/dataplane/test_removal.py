@@ -55,7 +55,7 @@ def expire(until: date, key: str = "k") -> ExpireRequest:
     return ExpireRequest(key=key, workspace="ops", model="m", until=until)
 
 
-ERASE = EraseRequest(workspace="ops", model="m", entity=ENTITY)
+ERASE = EraseRequest(workspace="ops", model="m", entities=[ENTITY])
 
 
 def test_dates_before_the_retention_go_with_their_files_and_the_rest_stays(log: Log) -> None:
@@ -174,7 +174,7 @@ def test_damaged_segments_go_when_they_are_old_or_name_the_entity(log: Log) -> N
     [segment] = (log.state / "wal").glob("*.seg")
     damaged = segment.rename(segment.with_suffix(".damaged"))
     assert log.remover.expire(expire(log.day(0).date())).segments == 0
-    assert log.remover.erase(EraseRequest(workspace="ops", model="m", entity="nobody")).segments == 0
+    assert log.remover.erase(EraseRequest(workspace="ops", model="m", entities=["nobody"])).segments == 0
     kept = damaged.read_bytes()
     assert log.remover.expire(expire(log.day(1).date(), key="next")).segments == 1
     damaged.write_bytes(kept)

@@ -47,6 +47,9 @@ class Kept(Written):
     def delta(self) -> DeltaTable:
         return DeltaTable(str(self.state / "tables" / TABLE))
 
+    def vacuum(self, *, hours: int, orphans: bool) -> int:
+        return upkeep.vacuum(self.upkeep.storage, TABLE, self.delta(), hours=hours, orphans=orphans)
+
     def age(self, hours: float) -> None:
         """Make every file that much older than it is."""
         for path in self.files():
@@ -109,8 +112,8 @@ def test_who_reads_an_old_list_of_files_can_still_read_them_for_a_day(
     old = [Path(path.removeprefix("file://")) for path in kept.delta().file_uris()]
     kept.keep_up()
     assert pl.read_parquet(old)["event_id"].sort().to_list() == ["e0", "e1", "e2", "e3"]
-    assert upkeep.vacuum(kept.delta(), hours=upkeep.GRACE_H, orphans=True) == 0
-    assert upkeep.vacuum(kept.delta(), hours=0, orphans=False) == 4
+    assert kept.vacuum(hours=upkeep.GRACE_H, orphans=True) == 0
+    assert kept.vacuum(hours=0, orphans=False) == 4
     assert len(kept.files()) == 1
 
 
@@ -140,9 +143,9 @@ def test_the_file_of_a_committer_that_died_before_its_commit_is_never_read_and_g
     rows = kept.log.scored_rows(*PLACE, since=kept.day(0), until=kept.day(1), as_of=kept.day(1))
     assert rows["event_id"].to_list() == ["e0"]
     assert kept.log.committed_files(*PLACE, {})[0].rows == 1
-    assert upkeep.vacuum(kept.delta(), hours=upkeep.GRACE_H, orphans=True) == 0
+    assert kept.vacuum(hours=upkeep.GRACE_H, orphans=True) == 0
     kept.age(hours=25)
-    assert upkeep.vacuum(kept.delta(), hours=upkeep.GRACE_H, orphans=True) == 1
+    assert kept.vacuum(hours=upkeep.GRACE_H, orphans=True) == 1
     assert kept.files() == [real]
 
 

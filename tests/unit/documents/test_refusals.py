@@ -18,7 +18,7 @@ kind: Model
 metadata: {name: flight-delay}
 spec:
   versions: {registry: mlflow, name: flight-delay}
-  serving: {replicas: 2}
+  serving: {replicas: 2, stickyBy: tail_number}
   groundTruth: {column: late, horizon: 1d}
   train: {source: {directory: .}, command: [python, train.py], data: {dataset: flights}}
   holdout: {dataset: flights, last: 14d}
@@ -97,6 +97,10 @@ def test_it_is_refused_at_its_path_with_what_to_use_instead(was: str, becomes: s
     assert MODEL.count(was) == 1
     found = problems(MODEL.replace(was, becomes))
     assert any(said in problem for problem in found), found
+
+
+def test_labels_may_join_on_the_column_that_decides_the_variant() -> None:
+    assert len(parse_yaml(MODEL.replace("horizon: 1d", "key: tail_number, horizon: 1d"))) == 1
 
 
 def test_an_environment_runs_where_versions_can_run() -> None:

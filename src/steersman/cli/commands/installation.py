@@ -25,6 +25,7 @@ def up(arguments: argparse.Namespace) -> int:
     """Start the supervisor in this process; returns when it has stopped."""
     try:
         supervisor = importlib.import_module("steersman.server.supervisor")
+        place = importlib.import_module("steersman.server.place")
     except ModuleNotFoundError as error:
         raise Misconfigured(
             f"the server's package {error.name} is not installed", next_step="Run `pip install 'steersman[server]'`."
@@ -45,6 +46,13 @@ def up(arguments: argparse.Namespace) -> int:
             notify=tuple(arguments.notify),
             notify_networks=tuple(arguments.notify_network),
             replay_from=None if arguments.replay_from is None else moment(arguments.replay_from),
+            tables=place.tables_of_arguments(
+                arguments.tables,
+                arguments.tables_endpoint,
+                arguments.tables_region,
+                arguments.tables_key,
+                arguments.tables_secret,
+            ),
         )
     )
 

@@ -88,7 +88,8 @@ class GroundTruth(Part, frozen=True, kw_only=True):
 
     column: Column
     key: Column = "event_id"
-    """What labels join on; another key than the event id is refused in this version."""
+    """What labels join on: the event id, or the column that is `stickyBy` too, then with the time the label is about. Any
+    other is refused in this version."""
     horizon: DurationOrZero
     """Event time after which a prediction counts as matured: its label has arrived or never will."""
 

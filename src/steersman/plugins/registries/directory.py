@@ -4,9 +4,10 @@ For teams without MLflow, for air-gapped places where files are copied in, and f
 a version is a directory, its number is its name, and an alias is a line in `ROOT/NAME/aliases.yaml`.
 
 `version.yaml`: `format` and `file` are needed; `signature` (list of `name`, `type`, optionally `required: false`),
-`output`, `requirements`, `params`, `metadata`, `tags`, `created_at`, `created_by`, `run_id` are optional. The types are
-those of the Open Inference Protocol (FP64, INT64, BYTES, …) or MLflow's (double, long, string, …). `requirements` (a list
-of lines) becomes the version's `requirements.txt`, the form every target reads.
+`output`, `requirements`, `params`, `metadata`, `tags`, `created_at`, `created_by`, `run_id` are optional, and so is
+`example`: a JSON file of the version with rows that fit it, which every worker predicts before it takes traffic. The types
+are those of the Open Inference Protocol (FP64, INT64, BYTES, …) or MLflow's (double, long, string, …). `requirements` (a
+list of lines) becomes the version's `requirements.txt`, the form every target reads.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class _VersionFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     signature: tuple[Column, ...] = ()
     output: str = "score"
     requirements: tuple[str, ...] = ()
+    example: str | None = None
     params: dict[str, str] = {}
     metadata: dict[str, str] = {}
     tags: dict[str, str] = {}
@@ -85,13 +87,16 @@ class DirectoryRegistry:
             with os.fdopen(handle, "rb") as file:
                 tree.write(path, iter(lambda: file.read(CHUNK_BYTES), b""))
         tree.require(description.file)
-        if requirements := self._read(name, number).requirements:
+        given = self._read(name, number)
+        if requirements := given.requirements:
             if (into / REQUIREMENTS_FILE).exists():
                 raise BadRequest(
                     f"{name}/{number} has {REQUIREMENTS_FILE} and `requirements` in {VERSION_FILE}.",
                     next_step="Keep one of the two.",
                 )
             tree.write(REQUIREMENTS_FILE, ["".join(f"{line}\n" for line in requirements).encode()])
+        if (example := given.example) is not None:
+            tree.require(str(relative(example)))
         return description
 
     def aliases(self, name: str) -> dict[str, int]:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from steersman.dataplane import sockets, tables
+from steersman.dataplane import privacy, sockets, tables
 from steersman.dataplane.storage import LocalStorage, Storage
 from steersman.plugins.tables import labels as joining
 from steersman.plugins.tables.files import CommittedFile, TableFiles
@@ -86,6 +86,7 @@ class DeltaInferenceLog:
     ) -> None:
         """Without `storage` the tables are in the state directory."""
         self._storage = storage or LocalStorage(state / "tables")
+        self._state = state
         self._run = state / "run"
         self._entity_horizon = entity_horizon
         self._flush_timeout_s = flush_timeout_s
@@ -123,12 +124,16 @@ class DeltaInferenceLog:
         """Delete the model's rows of all dates before `until`, predictions and labels; see the port."""
         return self._removed("/expire", {"key": key, "workspace": workspace, "model": model, "until": str(until)})
 
-    def erase(self, workspace: str, model: str, *, entity: str) -> Removed:
+    def erase(self, workspace: str, model: str, *, column: str, entity: str) -> Removed:
         """Delete every row of one entity of the model; see the port."""
         self.flush()
-        return self._removed("/erase", {"workspace": workspace, "model": model, "entity": entity})
+        entities = [entity]
+        if privacy.key_path(self._state).exists():  # whether or not the column is hashed now, it may have been
+            key = privacy.load_key(self._state)
+            entities.append(privacy.hashed(key, f"{workspace}/{model}", column, entity))
+        return self._removed("/erase", {"workspace": workspace, "model": model, "entities": entities})
 
-    def _removed(self, target: str, wanted: Mapping[str, str]) -> Removed:
+    def _removed(self, target: str, wanted: Mapping[str, object]) -> Removed:
         try:
             answer = self._post("committer.sock", target, msgspec.json.encode(wanted))
         except sockets.SocketUnavailableError as error:
