@@ -21,6 +21,7 @@ from steersman.dataplane.artifacts import ArtifactStore
 from steersman.domain.errors import BadRequest
 from steersman.domain.version import Column
 from steersman.plugins.registries.directory import DirectoryRegistry
+from steersman.plugins.targets import building
 from steersman.plugins.targets.local import LocalTarget
 from steersman.plugins.targets.requirements import needs_of, unsatisfied
 from steersman.ports import ReplicaSpec, RunningReplica, TargetError
@@ -74,11 +75,11 @@ def state(tmp_path: Path) -> Iterator[Path]:
     target = LocalTarget(state)
     for running in target.observe():
         target.stop(running.workspace, running.environment, running.model, running.digest)
-    for process in building(state):
+    for process in builders(state):
         process.kill()
 
 
-def building(state: Path) -> list[psutil.Process]:
+def builders(state: Path) -> list[psutil.Process]:
     """The processes of builds below `state`."""
     below = str(state / "environments")
     return [process for process in psutil.process_iter() if any(below in part for part in _argv(process))]
@@ -186,9 +187,9 @@ def test_a_build_killed_in_the_middle_leaves_nothing_and_is_begun_again(state: P
     replica = version(state, "hostile==1.0", answers="import hostile; return hostile.STARTED")
     target = LocalTarget(state)
     target.ensure(replica, 1)
-    for process in until(lambda: building(state)):
+    for process in until(lambda: builders(state)):
         process.kill()
-    until(lambda: not building(state))
+    until(lambda: not builders(state))
     assert environments(state) == []
 
     after = LocalTarget(state)
@@ -209,6 +210,7 @@ def test_a_version_that_does_not_exist_fails_with_what_uv_says(state: Path) -> N
     because = failure_of(state, version(state, "packaging==9999"))
     assert "the version needs packaging==9999, here is" in because
     assert "unsatisfiable" in because
+    assert str(state) not in because
 
 
 def failure_of(state: Path, replica: ReplicaSpec) -> str:
@@ -250,6 +252,13 @@ def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
         for path, content in {**files, f"{about}/RECORD": record}.items():
             archive.writestr(path, content)
+
+
+def test_a_nearly_full_disk_ends_a_build_and_says_so(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "FREE_BYTES_MIN", 2**60)
+    because = failure_of(state, version(state, "packaging==24.0"))
+    assert "the disk is nearly full" in because
+    assert environments(state) == []
 
 
 # --- in this installation's ------------------------------------------------------------------------------------------

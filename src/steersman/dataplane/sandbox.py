@@ -39,6 +39,9 @@ _SYSTEM_PATHS = (
     *("/etc/ssl", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/passwd", "/etc/mime.types"),
 )
 
+SCRATCH = "scratch"
+"""The folder beside its handle that a worker in a library environment may write in; who starts the next one empties it."""
+
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38

@@ -18,9 +18,6 @@ from pathlib import Path
 
 from steersman.dataplane import sandbox
 
-SCRATCH = "scratch"
-"""The folder beside its handle that such a worker may write in; whoever starts the next one empties it."""
-
 
 def main() -> None:
     document = Path(sys.argv[sys.argv.index("--spec") + 1])
@@ -30,7 +27,7 @@ def main() -> None:
     handle = Path(spec["handle_file"])
     handle.touch(0o600)
     # Not the folder they lie in: a link planted there would lead whoever writes the next specification astray.
-    scratch = handle.with_name(SCRATCH)
+    scratch = handle.with_name(sandbox.SCRATCH)
     scratch.mkdir(mode=0o700, exist_ok=True)
     tempfile.tempdir = str(scratch)
     read = [*sandbox.interpreter_paths(artifact), environment, artifact, document]

@@ -168,14 +168,16 @@ class Plane:
                 resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 
         log = (self.state / f"{name}.log").open("ab")
-        places = self._tables if module == "committer" else {}
+        further = self._tables if module == "committer" else {}
+        if module == "router":  # what the supervisor passes on to routers
+            further = {key: value for key, value in os.environ.items() if key.startswith("OTEL_")}
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", f"steersman.dataplane.{module}", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=allowed_environment(os.environ, threads=1) | places,
+                env=allowed_environment(os.environ, threads=1) | further,
                 start_new_session=True,
                 pass_fds=tuple(inherited),
                 preexec_fn=limit if limits else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import signal
 import time
@@ -17,10 +18,14 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
-from steersman.dataplane import metrics, sockets
+from steersman.dataplane import metrics
+from steersman.dataplane.arms import RouterCounts
+from steersman.dataplane.capture import CaptureCounts
+from steersman.dataplane.committer import CommitterCounts
 from steersman.dataplane.handles import read_handle
 from steersman.dataplane.metrics import LATENCY_BOUNDS_MS, METRICS, Own
-from steersman.testing.plane import STUMP, Plane, stump
+from steersman.dataplane.upstream import UpstreamCounts
+from steersman.testing.plane import STUMP, TOKEN, Plane, stump
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +44,16 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
         yield plane
 
 
-def scrape(plane: Plane, *, accept: str = "") -> tuple[str, str]:
-    status, counters = sockets.call_unix(plane.state / "run" / "router-0.sock", "GET", "/counters")
-    assert status == 200
-    kind, text = asyncio.run(metrics.exposition(plane.state, Own("router-0", counters), accept=accept))
-    return kind, text.decode()
+def scrape(plane: Plane, *, accept: str = "text/plain") -> tuple[str, str]:
+    """Content type and text of `GET /metrics`."""
+    connection = http.client.HTTPConnection("127.0.0.1", plane.port, timeout=30)
+    try:
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}", "Accept": accept})
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.headers["Content-Type"], response.read().decode()
+    finally:
+        connection.close()
 
 
 Labels = dict[str, str]
@@ -105,6 +115,7 @@ def test_both_text_formats_are_read_by_their_parsers(plane: Plane) -> None:
 def test_a_process_that_does_not_answer_is_down_and_holds_nobody_up(tmp_path: Path) -> None:
     with Plane(tmp_path / "state") as plane:
         plane.router()
+        plane.route()
         plane.committer()
         committer = read_handle(plane.state / "run" / "committer.json")
         assert committer is not None
@@ -122,7 +133,7 @@ def test_a_process_that_does_not_answer_is_down_and_holds_nobody_up(tmp_path: Pa
 @given(st.text())
 def test_any_name_survives_the_text_format(name: str) -> None:
     page = metrics._Page()
-    page.add("steersman_replica_ejected", 1, process="router", address=name)
+    page.add("steersman_replica_ejected", 1, process="router-0", address=name)
     [family] = plain_text(page.text(open_metrics=False).decode("utf-8", "surrogatepass"))
     assert family.samples[0].labels["address"] == name
 
@@ -138,13 +149,54 @@ def test_a_latency_is_counted_in_the_first_bucket_that_holds_it(latency_ms: floa
 
 
 def test_two_releases_of_one_version_are_one_series(tmp_path: Path) -> None:
-    counts: dict[str, Any] = {"version": "3", "rows": 2, "statuses": [0, 0, 2], "latencies": [2, *([0] * 15)]}
+    counts: dict[str, Any] = {
+        "version": "3",
+        "requests": 2,
+        "rows": 2,
+        "statuses": [0, 0, 2],
+        "latencies": [2, *([0] * 15)],
+    }
     variant = {"workspace": "ops", "environment": "production", "model": "m", "role": "stable", "counts": counts}
     counters = msgspec.json.encode({"variants": [variant, variant]})
     _, text = asyncio.run(metrics.exposition(tmp_path, Own("router-0", counters)))
     found = samples(text.decode())
     assert found["steersman_rows_total"] == [(VERSION, 4)]
     assert found["steersman_request_duration_seconds_count"] == [(VERSION, 4)]
+
+
+def test_any_router_tells_of_all_of_them(plane: Plane) -> None:
+    second = plane.start("router-1", "--state", str(plane.state), "--number", "1", "--port", "0")
+    handle = plane.state / "run" / "router-1.json"
+    try:
+        deadline = time.monotonic() + 30
+        while (card := read_handle(handle)) is None or card.pid != second.pid:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        up = {labels["process"]: value for labels, value in samples(scrape(plane)[1])["steersman_up"]}
+        assert up == {"router-0": 1, "router-1": 1, "committer": 1}
+    finally:
+        plane.stop("router-1", signal.SIGKILL)
+    up = {labels["process"]: value for labels, value in samples(scrape(plane)[1])["steersman_up"]}
+    assert up == {"router-0": 1, "router-1": 0, "committer": 1}
+
+
+NOT_AS_COUNTED = {"mirrors_dropped", "mirrors_unreadable", "last_error", "last_commit_ms"}
+"""Fields that are told in another form: by reason, as 0 or 1, in seconds."""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "counts"),
+    [
+        ("router", RouterCounts),
+        ("capture", CaptureCounts),
+        ("upstream", UpstreamCounts),
+        ("committer", CommitterCounts),
+    ],
+)
+def test_everything_that_is_counted_has_a_metric(prefix: str, counts: type[msgspec.Struct]) -> None:
+    known = {metric.name for metric in METRICS}
+    counted = set(counts.__struct_fields__) - NOT_AS_COUNTED
+    assert {f"steersman_{prefix}_{field}_total" for field in counted} <= known
 
 
 def test_every_metric_is_a_valid_family_of_its_own() -> None:

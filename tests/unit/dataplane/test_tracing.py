@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from steersman.dataplane import tracing
+from steersman.dataplane.capture import Prediction, SegmentReader, segments
 from steersman.dataplane.tracing import ROUTE_INFER, arm_attributes, request_attributes
+from steersman.testing.plane import Plane
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -271,6 +274,47 @@ def test_a_missing_library_is_said_and_requests_go_on() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "None"
     assert "pip install 'steersman[otel]'" in done.stderr
+
+
+def test_a_served_request_is_one_trace_from_its_caller_to_the_worker_and_its_prediction(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    seen = []
+
+    class Worker(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            seen.append(self.headers["traceparent"])
+            answer = b'{"outputs": [{"name": "score", "datatype": "FP64", "shape": [1], "data": [0.5]}]}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Worker) as worker, Plane(tmp_path / "state") as plane:
+        threading.Thread(target=worker.serve_forever, daemon=True).start()
+        plane.router()
+        plane.route(plane.variant("stable", "sha256:a", [f"127.0.0.1:{worker.server_port}"], version="3"))
+        status, _ = plane.infer({"x": [1.0]}, headers={"traceparent": SAMPLED.decode()})
+        assert status == 200
+        deadline = time.monotonic() + 20
+        while len(collector.spans) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        worker.shutdown()
+    server = next(span for _, span in collector.spans if span.kind == span.SPAN_KIND_SERVER)
+    question = next(span for _, span in collector.spans if span.kind == span.SPAN_KIND_CLIENT)
+    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (TRACE, SPAN)
+    assert question.parent_span_id == server.span_id
+    assert values(question.attributes)["steersman.version"] == "3"
+    assert seen == [f"00-{TRACE}-{question.span_id.hex()}-01"]
+    [(_, path)] = segments(tmp_path / "state" / "wal", "router-0")
+    logged = [record for _, record in SegmentReader(path, closed=True).records() if isinstance(record, Prediction)]
+    assert [record.trace_id for record in logged] == [TRACE]
 
 
 # --- in a worker -----------------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ FREE_BYTES_MIN = 1024**3
 
 LOOK_S = 0.2
 
+NICE = 10
+"""Resolving and compiling take seconds of CPU on the machine that serves: requests go first."""
+
 CARD_FILE = "steersman.json"
 """In a finished environment: the request it was built from."""
 
@@ -42,7 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     requirements: tuple[str, ...]
     place: str
-    free_bytes_min: int = FREE_BYTES_MIN
+    free_bytes_min: int
 
 
 class BuildError(Exception):
@@ -113,6 +116,7 @@ def main() -> None:
     parser.add_argument("--lock", type=int, required=True)
     arguments = parser.parse_args()
     request = msgspec.json.decode(arguments.request.read_bytes(), type=Request)
+    os.nice(NICE)
     try:
         _Build(request, arguments.lock).run()
     except (BuildError, OSError) as error:

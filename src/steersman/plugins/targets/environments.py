@@ -150,6 +150,7 @@ class Environments:
             python=interpreter(wanted.needs.python),
             requirements=(*wanted.needs.requirements, *worker_requirements()),
             place=str(self._root / wanted.digest),
+            free_bytes_min=building.FREE_BYTES_MIN,
         )
         request_path = self._request_path(wanted.digest)
         processes.write_whole(request_path, msgspec.json.encode(request))
@@ -194,9 +195,10 @@ class Environments:
         """Note how a build ended that is over and left no environment."""
         if not record.running:
             return record
+        words = processes.last_words(self._log_path(record.digest), since=record.log_from).splitlines()
+        # The first line of uv's is our own path, which has no place in a release's record.
         said = (
-            processes.last_words(self._log_path(record.digest), since=record.log_from)
-            or "it was ended and said nothing"
+            "\n".join(line for line in words if not line.startswith("Using Python")) or "it was ended and said nothing"
         )
         because = f"the version needs {record.lacking}, and an environment for it cannot be built: {said}"
         settled = msgspec.structs.replace(record, running=False, deaths=record.deaths + 1, because=because)

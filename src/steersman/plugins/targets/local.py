@@ -26,7 +26,7 @@ import msgspec
 import psutil
 
 from steersman.dataplane.handles import Handle, read_handle
-from steersman.dataplane.walled import SCRATCH
+from steersman.dataplane.sandbox import SCRATCH
 from steersman.plugins import processes
 from steersman.plugins.targets.environments import Environments
 from steersman.ports import ReplicaSpec, RunningReplica, TargetError
