@@ -25,7 +25,7 @@ import skops.io
 from sklearn.linear_model import LogisticRegression
 
 from measuring import accounts, contenders, load, report
-from measuring.contenders import COLUMNS, Contender, Form
+from measuring.contenders import COLUMNS, Contender, Form, NotMeasuredError
 from measuring.report import Target
 
 SEED = 20130301
@@ -96,32 +96,31 @@ class Bench:
         self._requests = requests
 
     def round(self, contender: Contender, kept: dict[str, Found]) -> None:
+        """One start, all forms. A server that fails is out of the run, and the page says why."""
         began = time.monotonic()
         try:
             contender.start()
-            forms = iter(contender.forms)
-            self._check(contender, next(forms), kept, began)
-            for form in forms:
-                self._check(contender, form, kept, None)
+            for form in contender.forms:
+                self._check(contender, form, kept[form.name], began if form is contender.forms[0] else None)
             for form in contender.forms:
                 if not kept[form.name].refused:
                     self._measure(contender, form, kept[form.name])
+        except NotMeasuredError as error:
+            print(f"serving: {contender.name}: {error}\n{contender.say()}", flush=True)
+            for found in kept.values():
+                found.refused = found.refused or str(error)
         finally:
             contender.stop()
             accounts.end_all()
 
-    def _check(self, contender: Contender, form: Form, kept: dict[str, Found], began: float | None) -> None:
-        """Every row once; the first answer says how long the start took."""
-        found = kept[form.name]
+    def _check(self, contender: Contender, form: Form, found: Found, began: float | None) -> None:
+        """Every row once; `began` is given with the first form, whose first answer says how long the start took."""
         for number, (row, expected) in enumerate(self._rows):
             request = form.request(row, expected)
             first = began is not None and number == 0
             status, body = contender.await_answer(request) if first else contender.ask(request)
             if status != 200 or expected not in body:
-                text = body[:300].decode(errors="replace")
-                if contender.forms[0] is form:
-                    raise SystemExit(f"serving: {contender.name} answered {status}: {text}\n{contender.say()}")
-                found.refused = f"answered {status}: {text}"
+                found.refused = f"answered {status}: {body[:300].decode(errors='replace')}"
                 return
             if first and began is not None:
                 found.start_s.append(time.monotonic() - began)
@@ -147,7 +146,7 @@ class Bench:
             contender.settle()
             spent_s = accounts.cpu_s(accounts.tree()) - before
             if outcome.failed:
-                raise SystemExit(f"serving: {contender.name} failed requests: {outcome.failures}\n{contender.say()}")
+                raise NotMeasuredError(f"requests failed: {outcome.failures}")
             found.cpu_ms[connections].append(spent_s / outcome.answered * 1000)
             found.p50_ms[connections].append(outcome.latency_ms_p50)
             found.p99_ms[connections].append(outcome.latency_ms_p99)
@@ -166,7 +165,7 @@ def judge(found: dict[str, dict[str, Found]]) -> list[Target]:
         return max(one.cpu(connections) / other.cpu(connections) for connections in CONNECTIONS)
 
     def other(name: str) -> Found | None:
-        return next(iter(found[name].values())) if name in found else None
+        return next((one for one in found.get(name, {}).values() if not one.refused), None)
 
     floor, mlflow = other("floor"), other("mlflow")
     rivals = [rival for name in OTHERS if (rival := other(name)) is not None]
@@ -211,10 +210,10 @@ def page(found: dict[str, dict[str, Found]], arguments: argparse.Namespace, mach
             if one.parts_us:
                 split = (report.spread(one.parts_us[name], 0) for name in ("router", "worker", "committer"))
                 parts.append((one.form, *split))
+    head = ("ours at 8 connections, µs a request", "router", "worker", "committer")
+    ours = report.table(head, parts) if parts else ""
     command = f'make bench ARGS="serving --rounds {arguments.rounds} --requests {arguments.requests}"'
-    unmeasured = (
-        "\n".join(["", "Not measured, because the server does not answer it:", "", *refused]) if refused else ""
-    )
+    unmeasured = "\n".join(["", "Not measured:", "", *refused]) if refused else ""
     return f"""
 # Serving one row: Steersman beside other model servers
 
@@ -234,9 +233,7 @@ Ratios are of medians, the worse of 1 and 8 connections.
 
 {report.table(("server", "request", "1 connection", "8 connections"), cpu)}
 
-Of ours at 8 connections, µs a request:
-
-{report.table(("request", "router", "worker", "committer"), parts)}
+{ours}
 
 ## Latency (ms) and requests a second
 
@@ -298,8 +295,9 @@ def main() -> int:
         bench = Bench(rows, core, arguments.requests)
         for number in range(arguments.rounds):
             for name, contender in chosen.items():
-                bench.round(contender, found[name])
-                print(f"round {number + 1}: {contender.name} done", flush=True)
+                if not all(one.refused for one in found[name].values()):
+                    bench.round(contender, found[name])
+                    print(f"round {number + 1}: {contender.name} done", flush=True)
     text = page(found, arguments, machine)
     if arguments.only:
         print(text)

@@ -29,7 +29,7 @@ PEERS = ROOT / "bench" / "peers"
 CACHE = ROOT / ".bench"
 
 COLUMNS = [f"x{number:02d}" for number in range(30)]
-READY_S_MAX = 180.0
+READY_S_MAX = 300.0
 
 Row = Sequence[float]
 
@@ -104,8 +104,12 @@ FORMS = (
 """Ours. A form that the data plane does not answer is reported as such and not measured."""
 
 
+class NotMeasuredError(Exception):
+    """A server did not start, or did not answer rightly; the text says what it said."""
+
+
 class Contender:
-    """A server that can be started, asked and ended; `pids` of its parts where there are several."""
+    """A server that can be started, asked and ended."""
 
     name: str
     forms: tuple[Form, ...]
@@ -128,6 +132,10 @@ class Contender:
     def stop(self) -> None:
         """End what the benchmark's own sweep would not."""
 
+    def lives(self) -> bool:
+        """Whether what was started still runs."""
+        return True
+
     def say(self) -> str:
         """The end of its log."""
         raise NotImplementedError
@@ -141,17 +149,21 @@ class Contender:
             return response.status, response.read()
 
     def await_answer(self, request: load.Request) -> tuple[int, bytes]:
-        """The first answer that is not a sign of a server still starting (refused, 404, 503)."""
+        """The first answer that is not a sign of a server still starting (refused, 404, 503). Raises NotMeasuredError."""
         deadline = time.monotonic() + READY_S_MAX
-        while True:
+        because = ""
+        while self.lives() and time.monotonic() < deadline:
             try:
                 status, body = self.ask(request)
-                if status not in (404, 503) or time.monotonic() > deadline:
+                if status not in (404, 503):
                     return status, body
-            except (OSError, http.client.HTTPException):
-                if time.monotonic() > deadline:
-                    raise
+                because = f"still {status}"
+            except (OSError, http.client.HTTPException) as error:
+                because = repr(error)
             time.sleep(0.02)
+        raise NotMeasuredError(
+            f"not ready within {READY_S_MAX:g} s ({because})" if self.lives() else "ended at its start"
+        )
 
 
 class Ours(Contender):
@@ -221,7 +233,7 @@ class Peer(Contender):
             self.port = probe.getsockname()[1]
         words = [word.format(port=self.port, folder=self._folder, peers=PEERS) for word in self._arguments]
         with (self._folder / "log").open("wb") as log:
-            subprocess.Popen(
+            self._process = subprocess.Popen(
                 [str(self._bin / words[0]), *words[1:]],
                 env=self._variables,
                 cwd=self._folder,
@@ -230,6 +242,9 @@ class Peer(Contender):
                 stderr=log,
                 start_new_session=True,
             )
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
 
     def say(self) -> str:
         return (self._folder / "log").read_text(errors="replace")[-2000:]
