@@ -189,7 +189,7 @@ def page(found: dict[str, dict[str, Found]], rounds: int, seconds: float, machin
 
 For those whose callers send one row each, and many at a time.
 
-For those who decide whether a model batches.
+
 
 {report.today()}, {report.versions(("steersman", "scikit-learn", "numpy"))}.
 {machine}.

@@ -253,7 +253,7 @@ def page(found: Found, arguments: argparse.Namespace, machine: str) -> str:
 
 For those who release while people call.
 
-For those who release while others call.
+
 
 {report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools"))}.
 {machine}.

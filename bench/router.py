@@ -171,7 +171,7 @@ def page(found: dict[str, Found], rounds: int, seconds: float, machine: str) -> 
 
 For those who put a router before their models and ask what that costs.
 
-For those who put a router before their models.
+
 
 {report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools", "msgspec"))}.
 {machine}.

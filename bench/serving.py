@@ -219,7 +219,7 @@ def page(found: dict[str, dict[str, Found]], arguments: argparse.Namespace, mach
 
 For those who choose a model server, and pay for its processors.
 
-For those who compare servers.
+
 
 {report.today()}. {machine}.
 Ours: {report.versions(("steersman", "scikit-learn", "numpy", "uvicorn", "uvloop", "httptools", "msgspec", "deltalake"))}.
