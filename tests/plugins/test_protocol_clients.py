@@ -147,6 +147,8 @@ def test_the_four_forms_of_mlflows_protocol_mean_the_same(plane: Plane, form: st
         (b'{"inputs": {"x": [[1, 2]], "z": [1]}}', "x: more than one value a row"),
         (b'{"inputs": {"x": ["a"], "z": [1]}}', "column 'x'"),
         (b'{"inputs": {"x": [1]}}', "column 'z' is missing"),
+        (b'{"dataframe_split": {"columns": ["x", "z"], "data": [["a", 1]]}}', "column 'x'"),
+        (b'{"inputs": [[1, 2, 3]]}', "row 0 has 3 values for 2 columns"),
     ],
 )
 def test_a_request_that_is_none_is_answered_in_mlflows_form(plane: Plane, body: bytes, says: str) -> None:

@@ -61,7 +61,7 @@ class Context(msgspec.Struct, frozen=True, array_like=True, tag=1):
     signature: tuple[Column, ...]
 
 
-class Prediction(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Prediction(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """One version's answer to its part of a request. `at_us`: event time, microseconds since the epoch.
 
     `request` is the body this version saw, `outputs` its raw outputs, empty unless `status` is 200. `probability` is

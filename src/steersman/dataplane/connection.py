@@ -52,7 +52,7 @@ class UpstreamError(Exception):
         self.stale = stale
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """A whole answer. `headers` as they were sent; names in any case."""
 
     status: int

@@ -27,6 +27,7 @@ _POLARS_TYPES: dict[str, pl.DataType] = {
     "long": pl.Int64(),
 }
 _INSTANT = pl.Datetime("us", "UTC")
+_DAY_US = 86_400_000_000
 _LONG = range(-(2**63), 2**63)
 
 
@@ -63,7 +64,7 @@ def prediction_rows(table: PredictionsTable, items: Sequence[tuple[int, tuple[Co
         [
             pl.Series("event_id", [one for b in batches for one in b.record.event_ids], dtype=pl.String()),
             per_record("at", ats, pl.Int64()).cast(_INSTANT),
-            per_record("date", map(date_of, ats), pl.String()),
+            per_record("date", dates_of(ats), pl.String()),
             per_record("version", (b.record.version for b in batches), pl.String()),
             per_record("digest", (b.record.digest for b in batches), pl.String()),
             per_record("release", (b.record.release for b in batches), pl.String()),
@@ -103,7 +104,7 @@ def label_rows(items: Sequence[tuple[int, Labels]]) -> pl.DataFrame:
         [
             _nullable(event_ids),
             pl.Series("at", ats, dtype=pl.Int64()).cast(_INSTANT),
-            pl.Series("date", [date_of(at) for at in ats], dtype=pl.String()),
+            pl.Series("date", dates_of(ats), dtype=pl.String()),
             each("value", (record.values for record in records), pl.Float64()),
             each("source", ([record.source] * len(record.ats_us) for record in records), pl.String()),
             _nullable(entities),
@@ -133,9 +134,16 @@ def _positions(ends: Iterable[int], counts: Sequence[int]) -> pl.Series:
     return pl.Series("position", numbers, dtype=pl.Int64())
 
 
-def date_of(at_us: int) -> str:
-    """The UTC date of an instant, the partition it belongs to."""
-    return datetime.fromtimestamp(at_us // 1_000_000, UTC).date().isoformat()
+def dates_of(ats_us: Iterable[int]) -> list[str]:
+    """The UTC dates of instants, the partitions they belong to; most instants of a commit share one."""
+    known: dict[int, str] = {}
+    dates = []
+    for at_us in ats_us:
+        day = at_us // _DAY_US
+        if day not in known:
+            known[day] = datetime.fromtimestamp(at_us // 1_000_000, UTC).date().isoformat()
+        dates.append(known[day])
+    return dates
 
 
 def _batch(table: PredictionsTable, context: Context, record: Prediction) -> _Batch:

@@ -84,7 +84,7 @@ class Endpoint(msgspec.Struct, frozen=True, eq=False):
     version: str | None = None
 
 
-class Call(msgspec.Struct):
+class Call(msgspec.Struct, gc=False):
     """One request to an endpoint."""
 
     endpoint: Endpoint

@@ -112,6 +112,8 @@ class Inference:
             )
             if response.status == 200:
                 answer.outputs = protocol.decode_answer(response.body)
+                if request.asked.prediction:
+                    answer.logged = _without_predictions(answer.outputs)
             else:
                 answer.refused(response.status, response.body)
         except (upstream.NoReplicaError, upstream.DeadlineError, EnvelopeError) as error:
@@ -151,7 +153,7 @@ class Inference:
             request_id=request.id,
             event_ids=ids,
             request=body,
-            outputs=answer.outputs,
+            outputs=answer.outputs if answer.logged is None else answer.logged,
             status=answer.status,
             error=error,
             latency_ms=answer.latency_ms,
@@ -261,6 +263,13 @@ def assign(request: Request) -> list[Part]:
     rows_stable, rows_candidate = compiled.splitter.rows(request.sticky())
     split = [(stable, rows_stable), (candidate, rows_candidate)]
     return [request.part(arm, rows) for arm, rows in split if rows]
+
+
+def _without_predictions(raw: bytes) -> bytes | None:
+    """The outputs without what was added for MLflow's protocol; None where nothing was."""
+    outputs = protocol.decode_outputs(raw)
+    kept = protocol.without_predictions(outputs)
+    return protocol.encode_outputs(kept) if len(kept) < len(outputs) else None
 
 
 def _rejoined(parts: Sequence[tuple[list[int], bytes]], rows: int) -> list[Tensor]:

@@ -83,8 +83,9 @@ class Redactor:
         try:
             if json_bytes is None:
                 envelope = protocol.decode_envelope(body)[0]
-                if not _is_matrix(envelope.inputs):
-                    return self._columns(envelope.inputs)
+                columns = envelope.columns()
+                if not _is_matrix(columns):
+                    return self._columns(columns)
             inputs = tensors.decode_request(body, json_bytes)
             if _is_matrix(inputs):
                 inputs = routing.spread(inputs[0], self._names)

@@ -26,6 +26,11 @@ ID_CHARS_MAX = 200
 """Length of an event id or a request id."""
 
 
+PREDICTION = "prediction"
+PREDICTION_TABLE = "prediction."
+"""Outputs that a worker adds where MLflow's own scoring would answer something else than the score; of a table one a column."""
+
+
 class EnvelopeError(ValueError):
     """The body is JSON but no request of this protocol; the message names the field."""
 
@@ -70,10 +75,19 @@ class RequestedOutput(msgspec.Struct, frozen=True):
 
 
 class InferEnvelope(msgspec.Struct, frozen=True, gc=False):
-    inputs: list[Envelope]
+    """A request as the router reads it: which inputs there are is read only where rows or columns must be told apart."""
+
+    inputs: list[msgspec.Raw]
     id: str | None = None
     parameters: RequestParameters | None = None
     outputs: list[RequestedOutput] | None = None
+
+    def columns(self) -> list[Envelope]:
+        """The inputs, their data left undecoded. Raises EnvelopeError."""
+        try:
+            return [_columns.decode(one) for one in self.inputs]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EnvelopeError(f"inputs: {error}") from None
 
 
 class InferRequest(msgspec.Struct, frozen=True):
@@ -109,6 +123,7 @@ class LabelsRequest(msgspec.Struct, frozen=True):
 
 
 _envelopes = msgspec.json.Decoder(InferEnvelope)
+_columns = msgspec.json.Decoder(Envelope)
 _answers = msgspec.json.Decoder(InferAnswer)
 _requests = msgspec.json.Decoder(InferRequest)
 _labels = msgspec.json.Decoder(LabelsRequest)
@@ -119,12 +134,19 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode_envelope(body: bytes, json_bytes: int | None = None) -> tuple[InferEnvelope, int]:
-    """The envelope and its number of rows. Raises EnvelopeError; tensor data is checked by the worker, not here."""
+    """The envelope and its number of rows, as the first input has it. Raises EnvelopeError.
+
+    That the others agree with the first, and the data with the signature, is the worker's to say: reading thirty columns
+    here would take longer than asking the worker.
+    """
     try:
         request = _envelopes.decode(body if json_bytes is None else memoryview(body)[:json_bytes])
+        first = [_columns.decode(request.inputs[0])] if request.inputs else []
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EnvelopeError(str(error)) from None
-    return request, rows_of(request.inputs)
+    if len(request.inputs) > 1 and len(first[0].shape) == 2 and first[0].shape[1] != 1:
+        raise EnvelopeError(f"inputs: {first[0].name}: shape {first[0].shape}, expected [rows]")
+    return request, rows_of(first)
 
 
 def rows_of(inputs: Sequence[Envelope | Tensor]) -> int:
@@ -223,6 +245,19 @@ def decode_values(raw: msgspec.Raw) -> list[Any]:
         raise EnvelopeError(f"inputs: data: {error}") from None
 
 
+def without_predictions(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs without what was added for MLflow's protocol, as any other call would have got them."""
+    return [
+        one
+        for index, one in enumerate(outputs)
+        if index == 0 or not (one.name == PREDICTION or one.name.startswith(PREDICTION_TABLE))
+    ]
+
+
+def encode_outputs(outputs: Sequence[Tensor]) -> bytes:
+    return _encoder.encode(outputs)
+
+
 def encode_request(inputs: Sequence[Tensor]) -> bytes:
     return _encoder.encode({"inputs": inputs})
 
@@ -249,15 +284,41 @@ def encode_answer(
 
 
 def uuid7s(count: int) -> list[str]:
-    """`count` UUIDs of version 7 (RFC 9562): sortable by time, made from one read of randomness."""
+    """`count` UUIDs of version 7 (RFC 9562): sortable by time, random beyond the millisecond."""
     stamp = (time.time_ns() // 1_000_000) & (2**48 - 1)
     prefix = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
-    noise = os.urandom(10 * count).hex()
+    noise = _randomness.take(20 * count)
+    if count == 1:
+        return [f"{prefix}{noise[:3]}-{_VARIANT[noise[3]]}{noise[4:7]}-{noise[7:19]}"]
     ids = []
     for start in range(0, 20 * count, 20):
         part = noise[start : start + 20]
         ids.append(f"{prefix}{part[:3]}-{_VARIANT[part[3]]}{part[4:7]}-{part[7:19]}")
     return ids
+
+
+class _Randomness:
+    """The kernel's randomness as hexadecimal digits, read a page at a time: a read for each id costs more than the id."""
+
+    DIGITS = 8_000
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """A process that forks must not give the same ids twice."""
+        self._digits = ""
+        self._at = 0
+
+    def take(self, count: int) -> str:
+        if self._at + count > len(self._digits):
+            self._digits, self._at = os.urandom(max(self.DIGITS, count) // 2 + 1).hex(), 0
+        self._at += count
+        return self._digits[self._at - count : self._at]
+
+
+_randomness = _Randomness()
+os.register_at_fork(after_in_child=_randomness.forget)
 
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

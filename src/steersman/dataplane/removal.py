@@ -24,7 +24,7 @@ from deltalake import DeltaTable, write_deltalake
 from steersman.dataplane import capture, tables
 from steersman.dataplane.capture import Context, Prediction, SegmentReader
 from steersman.dataplane.deltas import NO_HOOKS, open_table
-from steersman.dataplane.expansion import date_of
+from steersman.dataplane.expansion import dates_of
 from steersman.dataplane.storage import Storage
 from steersman.dataplane.upkeep import vacuum
 
@@ -226,4 +226,4 @@ def _newest(segment: Path) -> str:
         for _, record in SegmentReader(segment, closed=True).records()
         if not isinstance(record, Context)
     ]
-    return date_of(max(ats, default=int(segment.stat().st_mtime) * 1_000_000))
+    return dates_of([max(ats, default=int(segment.stat().st_mtime) * 1_000_000)])[0]

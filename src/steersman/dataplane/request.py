@@ -16,7 +16,7 @@ ERROR_CHARS_MAX = 500
 """Of a worker's error text, in the log and in the answer."""
 
 
-class Asked(msgspec.Struct, kw_only=True):
+class Asked(msgspec.Struct, kw_only=True, gc=False):
     """What a caller wants, read from its protocol. `body` is what workers get: JSON, or JSON and tensors behind it.
 
     `deadline_s` is what the caller will wait, None where it did not say; `version` a version asked for by number.
@@ -37,7 +37,7 @@ class Asked(msgspec.Struct, kw_only=True):
     span: Span | None = None
 
 
-class Part(msgspec.Struct):
+class Part(msgspec.Struct, gc=False):
     """Rows for one arm; `rows` None means the whole batch as it came."""
 
     arm: Arm
@@ -47,12 +47,13 @@ class Part(msgspec.Struct):
     fallback: bool = False
 
 
-class PartAnswer(msgspec.Struct):
-    """What came of a part. `outputs` is raw, empty unless `status` is 200."""
+class PartAnswer(msgspec.Struct, gc=False):
+    """What came of a part. `outputs` is raw, empty unless `status` is 200; `logged` is what the log has in their place."""
 
     part: Part
     status: int = 200
     outputs: bytes = b""
+    logged: bytes | None = None
     error: str | None = None
     next_step: str = ""
     latency_ms: float = 0.0
@@ -84,7 +85,7 @@ class PartAnswer(msgspec.Struct):
         )
 
 
-class Answered(msgspec.Struct):
+class Answered(msgspec.Struct, gc=False):
     """What the versions said, before a protocol puts it into its own words. Raw outputs where one version answered."""
 
     id: str
@@ -99,7 +100,7 @@ class Answered(msgspec.Struct):
         return protocol.decode_outputs(self.outputs) if isinstance(self.outputs, bytes) else self.outputs
 
 
-class Request(msgspec.Struct):
+class Request(msgspec.Struct, gc=False):
     """A request under way."""
 
     compiled: CompiledRoute
@@ -144,9 +145,9 @@ class Request(msgspec.Struct):
         """One column's values; only that one is decoded where it can be told apart."""
         if name is None:
             return None
-        inputs = self.asked.envelope.inputs
-        if self.asked.json_bytes is None and len(inputs) > 1:
-            values = next((protocol.decode_values(one.data) for one in inputs if one.name == name), None)
+        envelope = self.asked.envelope
+        if self.asked.json_bytes is None and len(envelope.inputs) > 1:
+            values = next((protocol.decode_values(one.data) for one in envelope.columns() if one.name == name), None)
         else:
             decoded = self.decoded()
             if len(decoded) == 1 and decoded[0].name != name and name in self.compiled.types:

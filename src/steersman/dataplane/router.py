@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import os
 import resource
 import signal
@@ -29,7 +28,7 @@ from steersman.dataplane.asgi import Receive, Scope, Send
 from steersman.dataplane.capture import LogHeldError, SegmentWriter
 from steersman.dataplane.configuration import InvalidConfigurationError
 from steersman.dataplane.gateway import FLUSH_S_MAX, Gateway
-from steersman.dataplane.handles import write_handle
+from steersman.dataplane.handles import settle_memory, write_handle
 from steersman.dataplane.handover import Handover
 from steersman.dataplane.handover import door as handover_door
 
@@ -67,8 +66,7 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop)
     write_handle(state / "run" / f"{name}.json", port=listener.getsockname()[1])
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     await asyncio.gather(public.serve(sockets=[listener]), admin.serve(sockets=[admin_socket]))
     await gateway.inference.settle(FLUSH_S_MAX)
     gateway.upstreams.close()

@@ -14,16 +14,13 @@ import msgspec
 
 from steersman.dataplane import protocol
 from steersman.dataplane.asgi import Refusal
-from steersman.dataplane.protocol import EnvelopeError, RequestParameters, Tensor
+from steersman.dataplane.protocol import PREDICTION, PREDICTION_TABLE, EnvelopeError, RequestParameters, Tensor
 from steersman.dataplane.request import Asked
 
 EVENT_IDS = b"x-steersman-event-ids"
 """The protocol has no place for event ids: a request may bring its own in this header, divided by commas."""
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-
-PREDICTION = "prediction"
-"""The output that is what MLflow's own scoring would answer, where that is not the score."""
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -42,6 +39,9 @@ class ScoringRequest(msgspec.Struct, frozen=True):
 
 
 _requests = msgspec.json.Decoder(ScoringRequest)
+
+MATRIX = "inputs"
+"""The name of the one tensor that a whole frame of numbers becomes."""
 
 
 def to_inputs(body: bytes, types: Mapping[str, str]) -> list[Tensor]:
@@ -94,6 +94,9 @@ def _rows(rows: Sequence[Any], names: Sequence[str] | None, types: Mapping[str, 
     for index, row in enumerate(lists):
         if len(row) != len(names):
             raise EnvelopeError(f"row {index} has {len(row)} values for {len(names)} columns")
+    if width > 1 and names == list(types) and _FLOATS.issuperset(types.values()):
+        # Numbers in the signature's order are a matrix as they are: no column has to be gathered here, or apart there.
+        return [Tensor(MATRIX, "FP64", [len(lists), width], [value for row in lists for value in row])]
     return [_tensor(name, list(values), types) for name, values in zip(names, zip(*lists, strict=True), strict=True)]
 
 
@@ -136,13 +139,17 @@ def _guessed(values: Sequence[Any]) -> str:
 def predictions(outputs: Sequence[Tensor], rows: int) -> bytes:
     """The answer's body: what MLflow answers for these outputs.
 
-    The output `prediction` where the worker sent one, else the only output; several are one record a row, as a frame is.
+    A worker that was asked for it adds what MLflow's own scoring would answer, where that is not the score: a `prediction`,
+    or, where that is a table, a `prediction.COLUMN` for each of its columns.
     """
-    chosen = [one for one in outputs if one.name == PREDICTION] or list(outputs)
-    if len(chosen) == 1:
-        return _answer(_per_row(chosen[0], rows))
-    columns = {one.name: _per_row(one, rows) for one in chosen}
-    return _answer([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)])
+    added = [one for one in outputs[1:] if one.name.startswith(PREDICTION_TABLE)]
+    table = {one.name.removeprefix(PREDICTION_TABLE): _per_row(one, rows) for one in added}
+    if table:
+        return _answer([dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)])
+    chosen = next((one for one in reversed(outputs) if one.name == PREDICTION), None) or next(iter(outputs), None)
+    if chosen is None:
+        raise EnvelopeError("outputs: the worker sent none")
+    return _answer(_per_row(chosen, rows))
 
 
 def _per_row(tensor: Tensor, rows: int) -> list[Any]:
@@ -168,8 +175,8 @@ def asked(body: bytes, headers: Mapping[bytes, bytes], at_us: int, types: Mappin
             f"send application/json with one of {', '.join(FORMATS)}",
         )
     columns = to_inputs(body, types)
-    rows = len(columns[0].data)
-    if any(len(column.data) != rows for column in columns):
+    rows = columns[0].shape[0]
+    if any(column.shape[0] != rows for column in columns):
         raise EnvelopeError("the columns have different numbers of values")
     canonical = protocol.encode_request(columns)
     envelope, rows = protocol.decode_envelope(canonical)

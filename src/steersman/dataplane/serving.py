@@ -8,7 +8,6 @@ should say. With micro-batching they run in one other thread (`batching`).
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -22,7 +21,7 @@ from steersman.dataplane import asgi, examples, protocol, streaming, tensors, tr
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.batches import Batch, Model, check_rows, tensor
 from steersman.dataplane.batching import Batcher, Call, Predicted, TimeOverError
-from steersman.dataplane.handles import own_handle
+from steersman.dataplane.handles import own_handle, settle_memory
 from steersman.dataplane.loading import RefusedModelError, WorkerSpec
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
@@ -277,8 +276,7 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     card = own_handle(port=listener.getsockname()[1], digest=spec.digest, sandbox=walls)
     os.write(handle, msgspec.json.encode(card))
     os.close(handle)

@@ -179,6 +179,24 @@ def test_a_header_that_cannot_be_followed_is_refused_with_a_next_step(
     assert (answered, says in said["error"], bool(said["next_step"])) == (status, True, True)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ([tensor("x", [1.0]), tensor("z", [1.0, 2.0])], "2 rows, the first input has 1"),
+        ([tensor("x", [1.0]), {"name": "z", "datatype": "FP64", "shape": [1], "data": [1, 2]}], "column 'z'"),
+        ([tensor("x", [1.0])], "column 'z' is missing"),
+        ([tensor("x", ["a"]), tensor("z", [1.0])], "column 'x'"),
+        ([tensor("x", [1.0]), tensor("z", [1.0]), tensor("w", [1.0])], "unknown column 'w'"),
+        ([{"name": "m", "datatype": "FP64", "shape": [1, 3], "data": [1, 2, 3]}], "3"),
+        ([{"name": "x", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}, tensor("z", [1.0])], "expected [rows]"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named_to_the_caller(stumps: Stumps, inputs: list[Any], says: str) -> None:
+    stumps.route()
+    status, _, body = ask(stumps.plane, stumps.plane.infer_path, msgspec.json.encode({"inputs": inputs}))
+    assert (status in (400, 422), says in msgspec.json.decode(body)["error"]) == (True, True), body
+
+
 def test_a_million_rows_are_refused_and_a_hundred_thousand_answered(stumps: Stumps) -> None:
     stumps.route()
     for rows, status in ((1_000_000, 400), (100_000, 200)):

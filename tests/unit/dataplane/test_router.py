@@ -224,11 +224,6 @@ def test_more_requests_than_the_bound_are_turned_away(plane: Plane, worker: Star
         (b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [0], "data": []}]}', "0 rows"),
         (b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1000001], "data": []}]}', "1000001 rows"),
         (
-            b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1]}, '
-            b'{"name": "y", "datatype": "FP64", "shape": [2], "data": [1, 2]}]}',
-            "2 rows, the first input has 1",
-        ),
-        (
             b'{"parameters": {"event_ids": ["a", "a"]}, '
             b'"inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [1, 2]}]}',
             "occurs twice",
