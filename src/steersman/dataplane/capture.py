@@ -16,6 +16,7 @@ stream is `number << 32 | offset`: it never repeats, and the committer stores it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -251,6 +252,12 @@ class SegmentWriter:
         self._contexts.clear()
         self.counts.segments += 1
 
+    def turn_page(self) -> None:
+        """Begin a new segment where the open one is old, so that what nobody adds to is committed and deleted as well."""
+        if self._fd >= 0 and self._too_old():
+            with contextlib.suppress(LogFullError):  # the next record says it
+                self._rotate()
+
     def _given(self) -> int:
         """The last number of the stream, though none of its segments may be left."""
         text = os.pread(self._lock, 10, 0)
@@ -312,6 +319,21 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def abandoned(folder: Path, stream: str) -> bool:
+    """Whether no process writes the stream now; the segments listed before the question are then complete for good."""
+    try:
+        descriptor = os.open(folder / f"{stream}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # segments without a lock are not ours to judge
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def segment_path(folder: Path, stream: str, number: int) -> Path:

@@ -150,6 +150,8 @@ class Committer:
         done = self._committed.positions.get(stream, 0)
         existing = capture.segments(self._wal, stream)
         newest = existing[-1][0] if existing else 0
+        if existing and capture.abandoned(self._wal, stream):
+            newest += 1  # asked after the list was made: whoever writes the stream next begins beyond it
         pending = _Pending(end=done)
         for number, path in existing:
             reader = SegmentReader(path, closed=number < newest)

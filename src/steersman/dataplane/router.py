@@ -35,6 +35,9 @@ from steersman.dataplane.handover import door as handover_door
 STREAMS_MAX = 64
 """Streams of the log: one for each router that lives, and one more for each that drains beside its successor."""
 
+PAGE_LOOK_S = 30.0
+"""Pause between two looks at the age of the open segment; it may be five minutes old."""
+
 
 def open_log(folder: Path) -> SegmentWriter:
     """The log's first stream that no living router writes. Raises LogHeldError when all are taken."""
@@ -42,6 +45,13 @@ def open_log(folder: Path) -> SegmentWriter:
         with contextlib.suppress(LogHeldError):
             return SegmentWriter(folder, f"router-{number}")
     raise LogHeldError(f"other routers write all {STREAMS_MAX} streams of the log; stop one first")
+
+
+async def _turn_pages(log: SegmentWriter) -> None:
+    """Without requests nothing else would close an old segment, and what is erased from the tables would stay in it."""
+    while True:
+        await asyncio.sleep(PAGE_LOOK_S)
+        log.turn_page()
 
 
 async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> None:
@@ -67,7 +77,9 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
         loop.add_signal_handler(signal_number, stop)
     write_handle(state / "run" / f"{name}.json", port=listener.getsockname()[1])
     settle_memory()
+    pages = asyncio.create_task(_turn_pages(gateway.log))
     await asyncio.gather(public.serve(sockets=[listener]), admin.serve(sockets=[admin_socket]))
+    pages.cancel()
     await gateway.inference.settle(FLUSH_S_MAX)
     gateway.upstreams.close()
     gateway.log.close()

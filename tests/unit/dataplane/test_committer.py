@@ -181,6 +181,37 @@ def test_committed_segments_go_and_the_open_one_stays(tmp_path: Path) -> None:
     assert len(log.event_ids()) == 6
 
 
+def test_the_last_segment_of_a_writer_that_ended_goes_too_and_its_number_is_not_given_again(log: Log) -> None:
+    log.writer.append(NUMERIC, prediction(NUMERIC, ["before"]))
+    [(number, _)] = capture.segments(log.state / "wal", "router-0")
+    worker = Committer(log.state)
+    worker.commit_all()
+    assert len(capture.segments(log.state / "wal", "router-0")) == 1, "its writer lives"
+    log.writer.close()
+    worker.commit_all()
+    assert capture.segments(log.state / "wal", "router-0") == []
+    again = Log(log.state)
+    again.writer.append(NUMERIC, prediction(NUMERIC, ["after"]))
+    [(next_number, _)] = capture.segments(log.state / "wal", "router-0")
+    assert next_number > number
+    worker.commit_all()
+    assert log.event_ids() == ["after", "before"]
+
+
+def test_an_old_segment_without_new_records_is_replaced_committed_and_deleted(tmp_path: Path) -> None:
+    log = Log(tmp_path, segment_age_max_s=0)
+    log.writer.append(NUMERIC, prediction(NUMERIC, ["e"]))
+    [(_, first)] = capture.segments(tmp_path / "wal", "router-0")
+    log.writer.turn_page()
+    Committer(tmp_path).commit_all()
+    [(_, second)] = capture.segments(tmp_path / "wal", "router-0")
+    assert second != first
+    assert second.read_bytes() == capture.MAGIC
+    log.writer.turn_page()
+    assert capture.segments(tmp_path / "wal", "router-0") == [(int(second.stem[-10:]), second)], "an empty one stays"
+    assert log.event_ids() == ["e"]
+
+
 def test_a_torn_tail_is_recovered_and_set_aside(log: Log) -> None:
     for number in range(3):
         log.writer.append(NUMERIC, prediction(NUMERIC, [f"e{number}"]))
