@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 from steersman.dataplane.batches import Batch, Model, Outputs, check_rows, joined, share
 
-
 SWITCH_S = 0.0005
 """How long the event loop may keep the interpreter while a prediction wants it (Python: 5 ms). A prediction asks for it
 between two calls into a library; at 5 ms each, one of 2 ms waits for longer than it runs."""
