@@ -96,7 +96,7 @@ def test_a_caller_alone_never_waits() -> None:
 
 
 def test_where_others_were_just_now_the_first_waits_for_as_many_and_not_longer_than_the_bound() -> None:
-    model = Recorder()
+    model = Recorder(takes_s=0.19)
 
     async def story() -> None:
         batcher = model.batcher(wait_ms=200)
@@ -116,7 +116,7 @@ def test_where_others_were_just_now_the_first_waits_for_as_many_and_not_longer_t
 
 
 def test_callers_who_left_are_soon_not_waited_for() -> None:
-    model = Recorder(takes_s=0)
+    model = Recorder(takes_s=0.04)
 
     async def story() -> None:
         batcher = model.batcher(wait_ms=50)
@@ -124,6 +124,18 @@ def test_callers_who_left_are_soon_not_waited_for() -> None:
         waits = [(await batcher.predict(rows(1), Call())).queue_ms for _ in range(12)]
         assert waits[0] > 25
         assert waits[-1] < 25
+
+    run(story)
+
+
+def test_nobody_waits_longer_than_a_prediction_takes() -> None:
+    model = Recorder(takes_s=0.005)
+
+    async def story() -> None:
+        batcher = model.batcher(wait_ms=2_000)
+        for _ in range(12):
+            await asyncio.gather(*(ask(batcher, value) for value in range(4)))
+        assert (await batcher.predict(rows(1), Call())).queue_ms < 500
 
     run(story)
 
