@@ -90,11 +90,6 @@ class InferEnvelope(msgspec.Struct, frozen=True, gc=False):
             raise EnvelopeError(f"inputs: {error}") from None
 
 
-class InferRequest(msgspec.Struct, frozen=True):
-    inputs: list[Tensor]
-    id: str | None = None
-
-
 class InferAnswer(msgspec.Struct, frozen=True, gc=False):
     """A worker's answer; `outputs` stays raw."""
 
@@ -125,7 +120,6 @@ class LabelsRequest(msgspec.Struct, frozen=True):
 _envelopes = msgspec.json.Decoder(InferEnvelope)
 _columns = msgspec.json.Decoder(Envelope)
 _answers = msgspec.json.Decoder(InferAnswer)
-_requests = msgspec.json.Decoder(InferRequest)
 _labels = msgspec.json.Decoder(LabelsRequest)
 _failures = msgspec.json.Decoder(Failure)
 _tensors = msgspec.json.Decoder(list[Tensor])
@@ -205,14 +199,6 @@ def _check_label(label: Label) -> None:
     about_entity = label.entity is not None and label.entity != "" and label.time is not None
     if bool(label.event_id) == about_entity:
         raise EnvelopeError("labels: a label is about an event_id, or about an entity and a time")
-
-
-def decode_request(body: bytes) -> InferRequest:
-    """A request with all its data, as a worker and the committer read it."""
-    try:
-        return _requests.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EnvelopeError(str(error)) from None
 
 
 def decode_outputs(raw: bytes) -> list[Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from steersman.dataplane.protocol import EnvelopeError, Tensor
+from steersman.dataplane.protocol import EnvelopeError, Tensor, TensorParameters
 
 _FORMATS: dict[str, str] = {
     "BOOL": "?",
@@ -36,10 +36,6 @@ ITEM_BYTES: dict[str, int] = {datatype: struct.calcsize(f"<{letter}") for dataty
 """Bytes of one value of a fixed-size datatype."""
 
 _LENGTH = struct.Struct("<I")
-
-
-class TensorParameters(msgspec.Struct, frozen=True):
-    binary_data_size: int | None = None
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
