@@ -53,6 +53,10 @@ RETRY_S = 5.0
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
+NICE = 5
+"""A commit is a burst of work that nobody waits for, beside routers and workers whose callers do. At 5 it still gets a third of
+a contended processor, so the log does not grow without end."""
+
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
 
@@ -429,6 +433,7 @@ def main() -> None:
     except BlockingIOError:
         sys.exit("committer: another committer works on this state directory; stop it first")
     storage = _storage(arguments.state)
+    os.nice(NICE)
     uvloop.run(serve(arguments.state, storage, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
 
 

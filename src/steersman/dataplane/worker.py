@@ -21,8 +21,11 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -46,10 +49,11 @@ def main() -> None:
     environment = sandbox.allowed_environment(os.environ, threads=threads)
     os.environ.clear()
     os.environ.update(environment)
-    _run(document)
+    _run(document, threads)
 
 
-def _run(document: bytes) -> None:
+def _run(document: bytes, threads: int) -> None:
+    _gently(_import_libraries, threads)
     import uvloop
 
     from steersman.dataplane import formats, serving
@@ -63,7 +67,7 @@ def _run(document: bytes) -> None:
         # Opened now and written when warm: afterwards the sandbox shows no path outside the version.
         handle = os.open(spec.handle_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         walls = _wall_in(root, temporary=spec.format in formats.CODE_FORMATS)
-        model = load(spec)
+        model = _gently(lambda: load(spec), threads)
     except (artifacts.ArtifactError, RefusedModelError, formats.UnknownFormatError, msgspec.DecodeError) as error:
         _leave(REFUSED, f"refused: {error}")
     except (ModelError, OSError, ImportError) as error:
@@ -78,6 +82,34 @@ def _run(document: bytes) -> None:
         _leave(FAILED, f"cannot listen on port {spec.port}: {error}")
     if stopped_because is not None:
         _leave(OVER_MEMORY, f"stopped: {stopped_because}")
+
+
+T = TypeVar("T")
+
+START_NICE = 15
+"""Of the thread that starts a worker, 19 being the last to get a processor: a start takes seconds of one, and those who serve
+beside it have their callers waiting. The thread that serves afterwards has the usual priority."""
+
+
+def _gently(work: Callable[[], T], threads: int) -> T:
+    """Do it in a thread of its own at low priority, and return what it returns or raise what it raises.
+
+    Not where the version may use several numeric threads: those that a library starts at its import would keep it.
+    """
+    if threads > 1:
+        return work()
+
+    def lower() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), START_NICE)
+
+    with ThreadPoolExecutor(1, initializer=lower) as executor:
+        return executor.submit(work).result()
+
+
+def _import_libraries() -> None:
+    import uvloop  # noqa: F401
+
+    from steersman.dataplane import loading, serving  # noqa: F401
 
 
 def _wall_in(root: Path, *, temporary: bool) -> str:
