@@ -53,8 +53,8 @@ RETRY_S = 5.0
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
-NICE = 5
-"""A commit is a burst of work that nobody waits for, beside routers and workers whose callers do. At 5 it still gets a third of
+NICE = 10
+"""A commit is a burst of work that nobody waits for, beside routers and workers whose callers do. At 10 it still gets a tenth of
 a contended processor, so the log does not grow without end."""
 
 LOOK_S = 0.5
