@@ -38,7 +38,7 @@ from steersman.dataplane import asgi, capture, expansion, sockets, tables
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
 from steersman.dataplane.deltas import DeltaTables
-from steersman.dataplane.handles import settle_memory, write_handle
+from steersman.dataplane.handles import write_handle
 from steersman.dataplane.removal import Counts, EraseRequest, ExpireRequest, Remover
 from steersman.dataplane.storage import LocalStorage, Storage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.tables import TooManyTablesError
@@ -395,7 +395,6 @@ async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     write_handle(state / "run" / "committer.json")
-    settle_memory()
     tasks = [asyncio.create_task(service.commit_when_due()), asyncio.create_task(service.keep_up())]
     await server.serve(sockets=[listener])
     for task in tasks:
