@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,37 +109,37 @@ class NotMeasuredError(Exception):
     """A server did not start, or did not answer rightly; the text says what it said."""
 
 
-class Contender:
+class Contender(ABC):
     """A server that can be started, asked and ended."""
 
     name: str
     forms: tuple[Form, ...]
     port: int
 
-    def prepare(self, folder: Path, model: Path) -> None:
+    def prepare(self, folder: Path, model: Path) -> None:  # noqa: B027 - most servers need nothing here
         """What may take its time: the environment, the model in the server's own format."""
 
+    @abstractmethod
     def start(self) -> None:
         """Begin to start; returns as soon as the last thing it must do itself is done."""
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - most servers need nothing here
         """Return when all work that the requests so far caused is done."""
 
     def parts(self) -> dict[str, int]:
         """Process ids by part, where the parts are worth telling apart."""
         return {}
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027 - most servers need nothing here
         """End what the benchmark's own sweep would not."""
 
     def lives(self) -> bool:
         """Whether what was started still runs."""
         return True
 
+    @abstractmethod
     def say(self) -> str:
         """The end of its log."""
-        raise NotImplementedError
 
     def ask(self, request: load.Request) -> tuple[int, bytes]:
         """One request on a connection of its own. Raises OSError or http.client.HTTPException."""
