@@ -35,6 +35,7 @@ import uvloop
 from deltalake.exceptions import DeltaError
 
 from steersman.dataplane import asgi, capture, expansion, sockets, tables
+from steersman.dataplane.apart import Apart, ApartError
 from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
 from steersman.dataplane.deltas import DeltaTables
@@ -319,7 +320,7 @@ class Service:
             try:
                 await asyncio.to_thread(self._upkeep.turn)
                 self._upkeep.counts.last_error = None
-            except COMMIT_ERRORS as error:
+            except (*COMMIT_ERRORS, ApartError) as error:
                 self._upkeep.counts.last_error = f"{type(error).__name__}: {error}"[:500]
                 _log.error("upkeep of a table failed, will be tried again: %s", error)
                 await asyncio.sleep(RETRY_S)
@@ -378,7 +379,8 @@ async def _decoded(scope: Scope, receive: Receive, kind: type[R]) -> R:
 
 async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: int) -> None:
     """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
-    upkeep = Upkeep(storage)
+    apart = Apart(state)
+    upkeep = Upkeep(storage, apart)
     committer = Committer(state, storage, committed=upkeep.committed)
     service = Service(committer, upkeep, Remover(state, storage), interval_s=interval_s, bytes_max=bytes_max)
     listener, key = sockets.listen_unix(state / "run" / "committer.sock")
@@ -399,6 +401,7 @@ async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: 
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()
+    apart.stop()
     try:
         await service.commit()
     except COMMIT_ERRORS as error:

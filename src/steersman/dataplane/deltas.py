@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-import polars as pl
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from steersman.dataplane.storage import Storage
+
+if TYPE_CHECKING:
+    import polars as pl  # the upkeep's process opens tables, and has no use for frames
 
 APPLICATION = "steersman:"
 
