@@ -13,7 +13,7 @@ opens them all and a new process reads every entry ever written. So, table by ta
 A piece of work opens its table itself. A compaction takes away only files it has read and an append takes away none, so
 Delta lets both commit, whoever is first; only a deletion waits for the piece under way. A merge needs 100 MB and more for a
 moment, and the process that did it keeps much of that: so the committer has it done in another (`steersman.dataplane.apart`).
-What does the work therefore imports no Polars, which alone costs as much as a small merge.
+What does the work therefore imports no Polars, which would double its start.
 """
 
 from __future__ import annotations

@@ -104,3 +104,8 @@ def test_to_stop_is_to_kill_it_and_to_start_no_more(tmp_path: Path) -> None:
     assert "ended with -9" in str(failed[0])
     with pytest.raises(ApartError, match="about to end"):
         apart(TABLE, False)
+
+
+def test_it_loads_no_polars_which_would_double_its_start() -> None:
+    program = "import sys, steersman.dataplane.apart; sys.exit('polars' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
