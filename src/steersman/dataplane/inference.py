@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 
 from steersman.dataplane import metrics, protocol, routing, upstream
-from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts
-from steersman.dataplane.asgi import Refusal
+from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, said
 from steersman.dataplane.capture import LogFullError, Prediction, SegmentWriter
 from steersman.dataplane.configuration import BUCKETS
+from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.privacy import WITHHELD
 from steersman.dataplane.protocol import EnvelopeError, Tensor
 from steersman.dataplane.request import Answered, Asked, Part, PartAnswer, Request
@@ -211,11 +211,11 @@ class Inference:
             for row in rows:
                 variants[row] = answer.part.arm.role
             parts.append((rows, answer.outputs))
-        said = tuple(
-            (name, b",".join(dict.fromkeys(arm.said[index][1] for arm in arms)))
-            for index, (name, _) in enumerate(leading.said)
-        )
-        return Answered(request.id, leading.version, request.event_ids, variants, _rejoined(parts, request.rows), said)
+        told = [
+            ",".join(dict.fromkeys(each)) for each in zip(*((a.version, a.release, a.role) for a in arms), strict=True)
+        ]
+        outputs = _rejoined(parts, request.rows)
+        return Answered(request.id, leading.version, request.event_ids, variants, outputs, said(told))
 
     def _start_mirrors(self, request: Request) -> list[asyncio.Task[None]]:
         """Start a copy for every mirror. Beyond the bound copies are dropped and counted, except in a replay."""
