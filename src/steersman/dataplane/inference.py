@@ -54,9 +54,10 @@ class Inference:
         compiled.in_flight += 1
         try:
             parts = assign(request)
-            mirrors = self._start_mirrors(request)
+            mirrors = self._start_mirrors(request) if compiled.mirrors else []
             answers = [await self._ask(request, parts[0])] if len(parts) == 1 else await self._ask_all(request, parts)
-            answers = await self._fall_back(request, answers)
+            if len(answers) > 1 or answers[0].status >= 500:
+                answers = await self._fall_back(request, answers)
             if self.replay and mirrors:
                 await asyncio.wait(mirrors)
             if route.capture == "durable" and request.recorded:

@@ -60,8 +60,8 @@ class Arrival(Generic[T]):
         else:
             self._loop.call_soon(then, self, context=self._context)
 
-    def then(self, go_on: Callable[[Any], object]) -> None:
-        """Have `go_on` called as soon as it has arrived, by whoever brings it."""
+    def then(self, go_on: Callable[[Any], object] | None) -> None:
+        """Have `go_on` called as soon as it has arrived, by whoever brings it; None: nobody waits any more."""
         self._then = go_on
 
     # --- what tasks know futures by ----------------------------------------------------------------------------------
@@ -111,6 +111,7 @@ class Run:
         """Go on until it waits or ends. Never raises but what ends a process."""
         loop = self._loop
         if tasks.current_task(loop) is not None:  # brought from within another's step, which must end first
+            self._waits_for = None
             loop.call_soon(self.step)
             return
         self._waits_for = None
@@ -147,15 +148,23 @@ class Run:
             awaited.then(self.step)
         else:
             awaited.add_done_callback(self.step)
-        if self._wanted and awaited.cancel():
+        if self._wanted:  # it cancelled itself while it ran
             self._wanted = False
+            self._cancels -= 1
+            self.cancel()
 
     # --- what `asyncio.timeout` wants of a task -----------------------------------------------------------------------
 
     def cancel(self, msg: object = None) -> bool:
-        """Raise CancelledError where it waits."""
+        """Raise CancelledError where it waits, in a turn of its own: `asyncio.timeout` counts on that."""
         self._cancels += 1
-        if self._waits_for is None or not self._waits_for.cancel():
+        awaited = self._waits_for
+        if type(awaited) is Arrival:
+            self._waits_for = None
+            awaited.then(None)
+            self._wanted = True
+            self._loop.call_soon(self.step)
+        elif awaited is None or not awaited.cancel():
             self._wanted = True
         return True
 
