@@ -17,6 +17,10 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_current = tasks.current_task
+_enter: Callable[[asyncio.AbstractEventLoop, Any], None] = tasks._enter_task  # noqa: SLF001 - "Extending" in asyncio's manual
+_leave: Callable[[asyncio.AbstractEventLoop, Any], None] = tasks._leave_task  # noqa: SLF001
+
 
 class Arrival(Generic[T]):
     """One result that one coroutine waits for and a protocol's callback brings. In a task it behaves like a future."""
@@ -110,13 +114,13 @@ class Run:
     def step(self, _arrived: object = None) -> None:
         """Go on until it waits or ends. Never raises but what ends a process."""
         loop = self._loop
-        if tasks.current_task(loop) is not None:  # brought from within another's step, which must end first
+        if _current(loop) is not None:  # brought from within another's step, which must end first
             self._waits_for = None
             loop.call_soon(self.step)
             return
         self._waits_for = None
         self._stepping = True
-        tasks._enter_task(loop, self)  # type: ignore[arg-type] # noqa: SLF001 - "Extending" in the manual of asyncio
+        _enter(loop, self)
         try:
             if self._wanted:
                 self._wanted = False
@@ -132,7 +136,7 @@ class Run:
         else:
             over, error = False, None
         finally:
-            tasks._leave_task(loop, self)  # type: ignore[arg-type] # noqa: SLF001
+            _leave(loop, self)
             self._stepping = False
         if over:
             self._ended(self, error)
@@ -162,6 +166,7 @@ class Run:
         if type(awaited) is Arrival:
             self._waits_for = None
             awaited.then(None)
+            awaited.cancel()  # who would have brought it sees that nobody waits
             self._wanted = True
             self._loop.call_soon(self.step)
         elif awaited is None or not awaited.cancel():
