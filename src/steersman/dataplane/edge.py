@@ -8,7 +8,7 @@ An `asyncio.Protocol` on httptools, made for a data plane:
 - More connections than the bound are answered 503 with `Retry-After`, in JSON like every other refusal.
 - Requests of one connection are answered one after the other; pipelined ones wait, and so does the socket.
 - When the process is asked to end, kept-alive connections are not slammed shut under a request that is on its way: for a
-  grace each further request is answered and told `Connection: close`; only then are the idle ones closed (`server`).
+  grace each further request is answered and told `Connection: close`; only then are the idle ones closed (`listening`).
 - A caller that leaves cancels its request, where the app asks for that: the kernel tells the transport, the transport calls
   `connection_lost`, and that cancels. The app sees `CancelledError` where it waits; what must not be cut short it shields.
 - A request begins in the call that brought its last bytes and is answered in the call that brought the worker's (`running`).
