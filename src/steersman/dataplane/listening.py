@@ -23,6 +23,9 @@ DRAIN_S = 30.0
 IDLE_GRACE_S = 3.0
 """Seconds idle connections stay open after SIGTERM. Enough for what is on its way and for callers with a steady load."""
 
+LAST_ACCEPTED_S = 0.1
+"""Seconds a process that is to end still accepts: the kernel resets who waits in the queue of a socket that is closed."""
+
 _LOOK_S = 0.05
 
 
@@ -67,6 +70,8 @@ class EdgeServer:
         server = await loop.create_server(lambda: EdgeProtocol(self.state), sock=listener, backlog=BACKLOG)
         try:
             await self._stopped.wait()
+            if not self._at_once:
+                await asyncio.sleep(LAST_ACCEPTED_S)
         finally:
             server.close()
             listener.close()
