@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,29 @@ def test_a_disk_that_refuses_to_sync_refuses_the_durable_record(
         asyncio.run(writer.sync())
     monkeypatch.undo()
     writer.close()
+
+
+def test_a_full_segment_is_synced_beside_the_loop_and_before_whoever_waits_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), threading.get_ident()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(capture.os, "fsync", noted)
+
+    async def run() -> None:
+        writer = SegmentWriter(tmp_path, "router-0", segment_bytes_max=1)
+        for number in range(3):
+            writer.append(CONTEXT, prediction(number))
+        assert synced == []
+        await writer.sync()
+        assert {thread for _, thread in synced}.isdisjoint({threading.get_ident()})
+        paths = [str(path) for _, path in capture.segments(tmp_path, "router-0")]
+        assert sorted(path for path, _ in synced) == sorted([str(tmp_path), *paths])
+        writer.close()
+
+    asyncio.run(run())
