@@ -289,6 +289,10 @@ class Scorer(Protocol):
         """The version's score for each row of a Parquet file, in order, as a float64 array; NaN where it gave none."""
         ...
 
+    def latencies(self, address: str, model: str, rows: Path, columns: Sequence[str], *, requests: int) -> Any:
+        """Wall milliseconds of that many single predictions, one after the other, warmed up, as a float64 array."""
+        ...
+
 
 # --- Notifier --------------------------------------------------------------------------------------------------------
 

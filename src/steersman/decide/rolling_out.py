@@ -27,11 +27,27 @@ GATES_STEP = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateFact:
-    """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so."""
+    """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so.
+
+    `machine`: its numbers are measurements of this machine, which are kept with the release and not in the ledger.
+    """
 
     gate: str
     applies: bool
     verdict: Verdict
+    machine: bool = False
+
+    @property
+    def recorded(self) -> Verdict:
+        """The verdict as the ledger keeps it."""
+        if not self.machine:
+            return self.verdict
+        if not self.applies:
+            return Verdict(
+                outcome=Outcome.INCONCLUSIVE, because="measured on this machine, decides nothing in a replay"
+            )
+        because = f"{self.verdict.outcome}, measured on this machine; the numbers are with the release"
+        return Verdict(outcome=self.verdict.outcome, because=because, margin=self.verdict.margin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,17 +216,18 @@ def _pending(facts: Facts) -> Move | None:
         return None if facts.gates_declared else _approved_or_wait(facts)
     failed = [result for result in facts.gates if result.applies and result.verdict.outcome is not Outcome.SUCCESSFUL]
     evidence = tuple(Evidence(kind="gate", name=result.gate, verdict=result.verdict) for result in facts.gates)
+    recorded = tuple(Evidence(kind="gate", name=result.gate, verdict=result.recorded) for result in facts.gates)
     if failed:
-        because = "; ".join(f"{result.gate}: {result.verdict.because}" for result in failed)
+        because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in failed)
         move = degrade(release, Completion.ABORTED, now=facts.now, because=f"gate failed: {because}")
-        note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(evidence))
+        note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(recorded))
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
     if release.step != GATES_STEP:
         return _approved_or_wait(facts)
-    because = "; ".join(f"{result.gate}: {result.verdict.because}" for result in facts.gates) or "no gates declared"
+    because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in facts.gates) or "no gates declared"
     return Move(
         release=msgspec.structs.replace(release, step=0, because="gates passed"),
-        notes=(Note(action=Action.GATES_PASSED, because=because, data=_summaries(evidence)),),
+        notes=(Note(action=Action.GATES_PASSED, because=because, data=_summaries(recorded)),),
         evidence=evidence,
     )
 
@@ -550,4 +567,5 @@ def verdict_data(name: str, verdict: Verdict) -> dict[str, Any]:
         "n_unit": verdict.n_unit,
         "margin": text(verdict.margin),
         "method": verdict.method,
+        **({"data": verdict.data} if verdict.data is not None else {}),
     }

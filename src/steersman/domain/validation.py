@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from steersman.domain.decoding import shown, suggest
+from steersman.domain.documentation import parse_requirement
 from steersman.domain.errors import Problem
 from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.policies import parse_policy
@@ -17,16 +18,20 @@ from steersman.domain.spec import (
     Analysis,
     Bake,
     Canary,
+    CeilingGate,
     ChallengerMonitor,
     Dataset,
     Document,
+    DocumentedGate,
     DriftMonitor,
     DropGate,
     Environment,
     EnvironmentPolicy,
+    EvidenceUnit,
     FloorGate,
     Freeze,
     GuardrailName,
+    LatencyGate,
     Mirror,
     Model,
     ModelType,
@@ -35,8 +40,10 @@ from steersman.domain.spec import (
     PolicyGate,
     Promote,
     RetrainMode,
+    SchemaGate,
     SetWeight,
     Shadow,
+    SizeGate,
     Step,
 )
 
@@ -69,6 +76,8 @@ def _model(model: Model) -> Iterator[Problem]:
             yield Problem(path="spec.train.source", message="needs exactly one of directory and git")
         if (source.git is None) != (source.commit is None):
             yield Problem(path="spec.train.source", message="git needs a commit, and a commit needs git")
+    if spec.tests is not None and spec.tests.source.directory is None and spec.tests.source.git is None:
+        yield Problem(path="spec.tests.source", message="needs a directory")
     yield from _gates(model)
     for name, policy in spec.environments.items():
         yield from _policy(model, name, policy)
@@ -84,14 +93,41 @@ def _gates(model: Model) -> Iterator[Problem]:
             except ValueError as error:
                 yield Problem(path=path, message=f"policy: {error}")
             continue
-        yield from _metric(model, path, "metric", gate.metric)
+        if isinstance(gate, DocumentedGate):
+            yield from _documented(path, gate)
+        if isinstance(gate, SchemaGate | SizeGate | DocumentedGate):
+            continue
         if gate.on != HELD_OUT:
             yield Problem(path=path, message=f"on must be {HELD_OUT}, got {shown(gate.on)}")
         elif model.spec.holdout is None:
             yield Problem(path=path, message="on: holdout needs spec.holdout, which is missing")
+        if isinstance(gate, LatencyGate):
+            continue
+        yield from _metric(model, path, "metric", gate.metric)
         if isinstance(gate, FloorGate) and METRICS.get(gate.metric) is Direction.LOWER:
-            message = f"floor needs a metric where higher is better; for {gate.metric} use maxDrop or margin"
+            message = f"floor needs a metric where higher is better; for {gate.metric} use ceiling, maxDrop or margin"
             yield Problem(path=path, message=message)
+        if isinstance(gate, CeilingGate) and METRICS.get(gate.metric) is Direction.HIGHER:
+            message = f"ceiling needs a metric where lower is better; for {gate.metric} use floor, maxDrop or margin"
+            yield Problem(path=path, message=message)
+        if isinstance(gate, PairedGate | FloorGate | CeilingGate):
+            yield from _enough_blocks(path, gate, model)
+
+
+def _enough_blocks(path: str, gate: PairedGate | FloorGate | CeilingGate, model: Model) -> Iterator[Problem]:
+    by_rows = not isinstance(gate, PairedGate) and gate.unit is EvidenceUnit.ROW
+    holdout = model.spec.holdout
+    if holdout is not None and not by_rows and gate.block * gate.blocks_min > holdout.last:
+        message = "holdout.last must be at least blocksMin times block, or no verdict is possible"
+        yield Problem(path=path, message=message)
+
+
+def _documented(path: str, gate: DocumentedGate) -> Iterator[Problem]:
+    for index, text in enumerate(gate.documented):
+        try:
+            parse_requirement(text)
+        except ValueError as error:
+            yield Problem(path=path, message=f"documented[{index}]: {error}")
 
 
 def _metric(model: Model, path: str, label: str, metric: str) -> Iterator[Problem]:

@@ -44,6 +44,7 @@ class Verdict:
     n_unit: NUnit = "requests"
     margin: float | None = None  # tolerated harm, or the limit of a guardrail or a floor
     method: str | None = None  # name of the interval's construction, with its alpha
+    data: str | None = None  # digest of the rows it was measured on, where they are a pinned file
     needed: int | None = None  # how many more `n_unit` a decision is expected to take at this estimate; None: unknown
 
     def __post_init__(self) -> None:

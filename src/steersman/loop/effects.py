@@ -18,7 +18,7 @@ from steersman.domain.operation import Operation, OperationKind
 from steersman.domain.release import Phase
 from steersman.domain.version import Version
 from steersman.loop.datasets import dataset_source, holdout_span
-from steersman.loop.evaluating import evaluate_gates
+from steersman.loop.evaluating import Contest, evaluate_gates
 from steersman.loop.registering import register
 from steersman.loop.world import Documents, World, registry_of
 from steersman.ports import ReplicaSpec, TargetError, TrainingJob
@@ -118,10 +118,16 @@ def _gate(world: World, documents: Documents, operation: Operation) -> Ended | N
         model = documents.revision(tx, release.document)
         candidate = _version(tx, {**operation.args, "version": release.version})
         production = _version(tx, {**operation.args, "version": release.previous.version}) if release.previous else None
-    facts = evaluate_gates(
-        world, documents, model, release=release, candidate=candidate, production=production, at=operation.at
+    contest = Contest(
+        model=model,
+        candidate=candidate,
+        production=production,
+        candidate_in=release.environment,
+        production_in=release.environment,
+        name=f"gates-{release.id}",
+        at=operation.at,
     )
-    return Ended(result={"gates": facts})
+    return Ended(result={"gates": evaluate_gates(world, contest)})
 
 
 def _train(world: World, documents: Documents, operation: Operation) -> Ended | None:

@@ -246,7 +246,7 @@ def window_of(model: spec.Model) -> timedelta:
 def metrics_of(model: spec.Model) -> list[str]:
     """Every performance metric the document names, each once, in a fixed order."""
     named = {m.metric for m in model.spec.monitors if not isinstance(m, spec.DriftMonitor)}
-    named |= {g.metric for g in model.spec.gates if not isinstance(g, spec.PolicyGate)}
+    named |= {g.metric for g in model.spec.gates if isinstance(g, spec.MetricGate)}
     return sorted(name for name in named if name in METRICS)
 
 

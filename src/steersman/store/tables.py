@@ -84,6 +84,14 @@ verdict = Table(
     Index("verdict_subject", "subject"),
 )
 
+gate_verdict = Table(
+    "gate_verdict",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("key", String(64), nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+)
+
 approval = Table(
     "approval",
     metadata,

@@ -19,6 +19,7 @@ from steersman.domain.traffic import Challenger
 from steersman.domain.version import Version
 from steersman.store import tables as t
 from steersman.store.credentials import CredentialTables
+from steersman.store.gates import GateTables
 from steersman.store.ledger_log import LedgerLog
 from steersman.store.records import Approval, PairBlock, StoredDocument, StoredVerdict, Window
 
@@ -44,6 +45,11 @@ class Transaction:
     def credentials(self) -> CredentialTables:
         """People, tokens, login codes and sessions."""
         return CredentialTables(self._connection)
+
+    @property
+    def gates(self) -> GateTables:
+        """Verdicts of gates that were measured before."""
+        return GateTables(self._connection)
 
     # --- plumbing
 

@@ -341,16 +341,25 @@ class FakeDatasets:
 
 @dataclass
 class FakeScorer:
-    """Asks the made-up world what the replica at an address would have said."""
+    """Asks the made-up world what the replica at an address would have said, the slowest prediction in `latency_ms`.
+
+    `asked` counts how often a version's scores were wanted.
+    """
 
     traffic: FakeTraffic
     target: FakeTarget
+    latency_ms: float = 4.0
+    asked: int = 0
 
     def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Any:
         digest = next(r.digest for r in self.target.replicas if r.address == address)
         start, end = (datetime.fromisoformat(text) for text in rows.read_text().split())
         days = self.traffic.days(start, end)
+        self.asked += 1
         return np.concatenate([self.traffic.scores(digest, day) for day in days])
+
+    def latencies(self, address: str, model: str, rows: Path, columns: Sequence[str], *, requests: int) -> Any:
+        return np.linspace(self.latency_ms / 2, self.latency_ms, requests)
 
 
 @dataclass

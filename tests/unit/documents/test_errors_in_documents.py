@@ -71,7 +71,7 @@ STEPS = "spec.environments.production.strategy.canary"
         ("last: 14d", "last: 99999d", "spec.holdout: last must be at most 3660d"),
         ("margin: 0.03", "margin: .nan", 'spec.gates[0]: margin must be a finite number, got ".nan"'),
         ("margin: 0.03", "margin: -1", "spec.gates[0]: margin must be at least 0, got -1"),
-        (", maxDrop: 0.01", "", "spec.gates[1]: a gate needs one of margin, maxDrop, floor or policy"),
+        (", maxDrop: 0.01", "", "spec.gates[1]: a gate needs one of margin, maxDrop, floor, ceiling, schema, maxS"),
         ("metric: log_loss, margin", "metric: logloss, margin", 'spec.gates[0]: metric: unknown metric "logloss", did'),
         ("[roc_auc], crit", "[wit], crit", f'{STEPS}.steps[1].analysis: metrics[0]: unknown metric "wit"; known are'),
         ("version.signature ==", "version.age <", "spec.gates[2]: policy: this expression is not yet supported"),

@@ -53,7 +53,6 @@ SAID = [
     ("TrainData.until", "dataset: flights}}", "dataset: flights, until: 2026-01-01}}", 'spec.train.data: until "2026'),
     ("PairedGate.vs", "vs: production, block", "vs: staging, block", 'spec.gates[0]: vs "staging" is not carried out'),
     ("DropGate.vs", "vs: production, maxDrop", "vs: staging, maxDrop", 'spec.gates[1]: vs "staging" is not carried'),
-    ("PairedGate.block", "block: 1d, margin", "block: 7d, margin", "spec.gates[0]: block 7d of a gate is not carried"),
     ("Mirror.maxDuration", "percent: 100", "maxDuration: 7d", f"{STEPS}[0].mirror: maxDuration of a mirror is not"),
     ("Analysis.mode", "mode: paired", "mode: split", f"{STEPS}[1].analysis: mode split is not carried out yet; use"),
     ("Approval.role", "{count: 1}", "{role: admin}", f'{STEPS}[2].approval: role "admin" is not carried out yet; use'),
