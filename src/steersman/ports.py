@@ -171,7 +171,8 @@ class Target(Protocol):
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets.
 
-    `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded.
+    `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded;
+    `readable` are paths it may read beside its source and its data.
     """
 
     id: str
@@ -184,6 +185,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float | None = None
     threads: int = 1
     lock: str | None = None
+    readable: Sequence[Path] = ()
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,25 +29,21 @@ GATES_STEP = -1
 class GateFact:
     """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so.
 
-    `machine`: its numbers are measurements of this machine, which are kept with the release and not in the ledger.
+    `recorded_as` stands in the ledger instead of a verdict that holds measurements of this machine, which do not.
     """
 
     gate: str
     applies: bool
     verdict: Verdict
-    machine: bool = False
+    recorded_as: str | None = None
 
     @property
     def recorded(self) -> Verdict:
         """The verdict as the ledger keeps it."""
-        if not self.machine:
+        if self.recorded_as is None:
             return self.verdict
-        if not self.applies:
-            return Verdict(
-                outcome=Outcome.INCONCLUSIVE, because="measured on this machine, decides nothing in a replay"
-            )
-        because = f"{self.verdict.outcome}, measured on this machine; the numbers are with the release"
-        return Verdict(outcome=self.verdict.outcome, because=because, margin=self.verdict.margin)
+        outcome = self.verdict.outcome if self.applies else Outcome.INCONCLUSIVE
+        return Verdict(outcome=outcome, because=self.recorded_as, margin=self.verdict.margin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

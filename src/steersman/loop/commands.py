@@ -28,8 +28,10 @@ from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.linting import Finding as LintFinding
 from steersman.domain.linting import Level, lint
+from steersman.domain.operation import Operation
 from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
 from steersman.domain.version import Version
+from steersman.loop.checking import ask_check
 from steersman.loop.gathering import valid_approvers
 from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
@@ -172,6 +174,20 @@ class Commands:
         with self._world.store.write() as tx:
             record(tx)
         return version
+
+    def check(self, workspace: str, name: str, number: int, environment: str, *, actor: str) -> Operation:
+        """Run a version's own tests and its gates without a release; the check on its way where there is one."""
+        self.register(workspace, name, number, actor=actor)
+        with self._world.store.write() as tx:
+            return ask_check(
+                tx,
+                self._world,
+                self._documents,
+                place=(workspace, name),
+                number=number,
+                environment=environment,
+                actor=actor,
+            )
 
     def retire(self, workspace: str, name: str, number: int, *, actor: str, because: str) -> Version:
         """Take a version out of use for good: it is drained, and cannot be released again or rolled back to.

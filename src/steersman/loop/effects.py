@@ -17,6 +17,7 @@ from steersman.domain.incident import Purpose, Training
 from steersman.domain.operation import Operation, OperationKind
 from steersman.domain.release import Phase
 from steersman.domain.version import Version
+from steersman.loop.checking import check, check_given_up
 from steersman.loop.datasets import dataset_source, holdout_span
 from steersman.loop.evaluating import Contest, evaluate_gates
 from steersman.loop.registering import register
@@ -128,6 +129,11 @@ def _gate(world: World, documents: Documents, operation: Operation) -> Ended | N
         at=operation.at,
     )
     return Ended(result={"gates": evaluate_gates(world, contest)})
+
+
+def _check(world: World, documents: Documents, operation: Operation) -> Ended | None:
+    done = check(world, documents, operation, replica_spec)
+    return None if done is None else Ended(result=done.result, record=done.record)
 
 
 def _train(world: World, documents: Documents, operation: Operation) -> Ended | None:
@@ -283,6 +289,7 @@ def _version(tx: Transaction, args: Mapping[str, Any]) -> Version:
 
 GIVEN_UP: dict[OperationKind, Callable[[Transaction, World, Operation], None]] = {
     OperationKind.TRAIN: _train_given_up,
+    OperationKind.CHECK: check_given_up,
 }
 """What else is written when the last attempt of an operation failed; kinds not named here leave it at that."""
 
@@ -293,4 +300,5 @@ EFFECTS: dict[OperationKind, Effect] = {
     OperationKind.ALIAS: _alias,
     OperationKind.GATE: _gate,
     OperationKind.TRAIN: _train,
+    OperationKind.CHECK: _check,
 }

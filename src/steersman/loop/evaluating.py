@@ -66,7 +66,9 @@ class Contest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
+class Rows:
+    """The holdout, pinned under its digest."""
+
     source: DatasetSource
     snapshot: Snapshot
 
@@ -78,9 +80,9 @@ def evaluate_gates(world: World, contest: Contest) -> list[Any]:
     """
     gates = contest.model.spec.gates
     on_rows = [gate for gate in gates if isinstance(gate, spec.MetricGate | spec.LatencyGate)]
-    rows = _cut(world, contest) if on_rows else None
+    rows = cut_holdout(world, contest) if on_rows else None
     compared = [gate for gate in gates if isinstance(gate, spec.MetricGate)]
-    known = _measured(world, contest, compared, rows) if isinstance(rows, _Rows) else {}
+    known = _measured(world, contest, compared, rows) if isinstance(rows, Rows) else {}
     facts = []
     for gate in gates:
         if isinstance(rows, Verdict) and isinstance(gate, spec.MetricGate | spec.LatencyGate):
@@ -112,7 +114,7 @@ def gate_name(gate: spec.Gate) -> str:
 # --- on the holdout
 
 
-def _cut(world: World, contest: Contest) -> _Rows | Verdict:
+def cut_holdout(world: World, contest: Contest) -> Rows | Verdict:
     """The holdout as it is known now, pinned under its digest; or an error verdict that says why there is none."""
     holdout = contest.model.spec.holdout
     if holdout is None:
@@ -127,10 +129,10 @@ def _cut(world: World, contest: Contest) -> _Rows | Verdict:
     if snapshot.rows == 0:
         because = f"no labelled row between {time_from.date()} and {time_until.date()}"
         return Verdict(outcome=Outcome.ERROR, because=because, n_unit="rows")
-    return _Rows(source=source, snapshot=snapshot)
+    return Rows(source=source, snapshot=snapshot)
 
 
-def _measured(world: World, contest: Contest, gates: Sequence[spec.MetricGate], rows: _Rows) -> dict[str, GateFact]:
+def _measured(world: World, contest: Contest, gates: Sequence[spec.MetricGate], rows: Rows) -> dict[str, GateFact]:
     """Each gate's fact under its key: as it was kept, else measured now and kept."""
     keys = {_key(contest, gate, rows): gate for gate in gates}
     with world.store.read() as tx:
@@ -149,7 +151,7 @@ def _measured(world: World, contest: Contest, gates: Sequence[spec.MetricGate], 
 
 
 def _key(contest: Contest, gate: spec.MetricGate, rows: object) -> str:
-    assert isinstance(rows, _Rows)
+    assert isinstance(rows, Rows)
     production = contest.production.digest if contest.production else None
     parts = (
         EDITION,
@@ -164,7 +166,7 @@ def _key(contest: Contest, gate: spec.MetricGate, rows: object) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-def _scores(world: World, contest: Contest, gates: Sequence[spec.MetricGate], rows: _Rows) -> tuple[HoldoutScores, Any]:
+def _scores(world: World, contest: Contest, gates: Sequence[spec.MetricGate], rows: Rows) -> tuple[HoldoutScores, Any]:
     """What both versions say about the holdout, with the columns the gates slice by, and the rows' times."""
     source, path = rows.source, rows.snapshot.path
     sliced = {name for gate in gates if not isinstance(gate, spec.DropGate) for name in gate.slices}
@@ -246,7 +248,7 @@ def replica_address(world: World, version: Version, environment: str) -> str:
 # --- on the version itself
 
 
-def _inspected(world: World, contest: Contest, gate: spec.Gate, rows: _Rows | Verdict | None) -> GateFact:
+def _inspected(world: World, contest: Contest, gate: spec.Gate, rows: Rows | Verdict | None) -> GateFact:
     candidate, production = contest.candidate, contest.production
     match gate:
         case spec.SchemaGate():
@@ -256,7 +258,7 @@ def _inspected(world: World, contest: Contest, gate: spec.Gate, rows: _Rows | Ve
         case spec.DocumentedGate():
             return _fact(gate_documented(gate.documented, _papers(world, candidate, gate)))
         case spec.LatencyGate():
-            assert isinstance(rows, _Rows)
+            assert isinstance(rows, Rows)
             return _timed(world, contest, gate, rows)
         case spec.PolicyGate():
             holds = parse_policy(gate.policy).holds(_facts_of(candidate), _facts_of(production) if production else None)
@@ -265,7 +267,7 @@ def _inspected(world: World, contest: Contest, gate: spec.Gate, rows: _Rows | Ve
             raise TypeError(f"{type(gate).__name__} is judged on the holdout")
 
 
-def _timed(world: World, contest: Contest, gate: spec.LatencyGate, rows: _Rows) -> GateFact:
+def _timed(world: World, contest: Contest, gate: spec.LatencyGate, rows: Rows) -> GateFact:
     """Single predictions on the candidate's own worker. A replay's are those of the replaying machine: they decide nothing."""
     candidate = contest.candidate
     latencies = world.scorer.latencies(
@@ -278,7 +280,10 @@ def _timed(world: World, contest: Contest, gate: spec.LatencyGate, rows: _Rows) 
     limit = gate.max_latency / timedelta(milliseconds=1)
     result = gate_latency(latencies, max_latency_ms=limit, percentile=gate.percentile)
     fact = _fact(result, data=rows.snapshot.digest)
-    return replace(fact, machine=True, applies=not world.clock.replay)
+    if world.clock.replay:
+        return replace(fact, applies=False, recorded_as="measured on this machine, decides nothing in a replay")
+    said = f"{fact.verdict.outcome}, measured on this machine; the numbers are with the release"
+    return replace(fact, recorded_as=said)
 
 
 def _papers(world: World, version: Version, gate: spec.DocumentedGate) -> dict[str, str | None]:

@@ -45,6 +45,9 @@ class FakeRegistry:
     content: dict[int, bytes] = field(default_factory=dict)
     alias: dict[str, int] = field(default_factory=dict)
     format: Format = Format.LIGHTGBM
+    signature: tuple[Column, ...] = (Column(name="x", type="FP64"),)
+    papers: dict[str, str] = field(default_factory=dict)
+    """Text files every version is fetched with, by name."""
 
     def add(self, number: int | None = None, content: bytes = b"") -> int:
         number = number or max(self.content, default=0) + 1
@@ -62,12 +65,14 @@ class FakeRegistry:
         if number not in self.content:
             raise NotFound(f"no version {number} of {name}")
         found = Format.LIGHTGBM if self.content[number].startswith(b"tree") else Format.XGBOOST
-        return Description(format=found, file="model.txt", signature=(Column(name="x", type="FP64"),))
+        return Description(format=found, file="model.txt", signature=self.signature)
 
     def fetch(self, name: str, number: int, into: Path) -> Description:
         described = self.describe(name, number)
         into.mkdir(parents=True)
         (into / "model.txt").write_bytes(self.content[number])
+        for name, text in self.papers.items():
+            (into / name).write_text(text)
         return described
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -364,10 +369,12 @@ class FakeScorer:
 
 @dataclass
 class FakeTrainer:
-    """A run registers a version at once; `fails` makes runs end badly."""
+    """A run registers a version at once; `fails` makes runs end badly. A run of tests registers none, and ends with
+    `tests_exit`."""
 
     registry: FakeRegistry
     fails: bool = False
+    tests_exit: int = 0
     jobs: dict[str, JobState] = field(default_factory=dict)
     seen: list[TrainingJob] = field(default_factory=list)
 
@@ -375,6 +382,13 @@ class FakeTrainer:
         if job.id in self.jobs:
             return
         self.seen.append(job)
+        if job.id.startswith("check-"):
+            record = {"exit_code": self.tests_exit}
+            because = f"exited with code {self.tests_exit} after 0.1 s" if self.tests_exit else ""
+            self.jobs[job.id] = JobState(
+                state="failed" if self.tests_exit else "succeeded", record=record, because=because
+            )
+            return
         if self.fails:
             self.jobs[job.id] = JobState(state="failed", because="exit code 1: ValueError: no rows")
             return
