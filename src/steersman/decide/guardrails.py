@@ -157,6 +157,97 @@ def judge_latency_ratio(
     )
 
 
+def judge_error_ratio(
+    *,
+    errors: int,
+    requests: int,
+    errors_stable: int,
+    requests_stable: int,
+    ratio_limit: float,
+    requests_min: int,
+    alpha: float = 0.05,
+) -> Verdict:
+    """Compare a candidate's error rate with the stable version's over the same span, at any number of looks.
+
+    Each arm's rate has a sequence with alpha / 2. Fails when the lowest rate of the candidate exceeds `ratio_limit` times
+    the highest of stable; passes at `requests_min` of each when the rates themselves keep it. A stable version without an
+    error has no ratio, and its highest rate still bounds what is surely too much.
+    """
+    if ratio_limit <= 0:
+        raise ValueError(f"ratio_limit must be positive, got {ratio_limit}")
+    if not (0 <= errors <= requests and 0 <= errors_stable <= requests_stable):
+        raise ValueError(
+            f"errors must lie in 0..requests, got {errors}/{requests} and {errors_stable}/{requests_stable}"
+        )
+    name = "error rate ratio"
+    n = min(requests, requests_stable)
+    if n == 0:
+        because = f"{name}: {requests} requests, and {requests_stable} of the stable version at the same time"
+        return Verdict(
+            outcome=Outcome.INCONCLUSIVE, because=because, metric=name, margin=ratio_limit, needed=requests_min
+        )
+    mine = bernoulli_interval(errors, requests, alpha=alpha / 2)
+    theirs = bernoulli_interval(errors_stable, requests_stable, alpha=alpha / 2)
+    lower = mine.lower / theirs.upper
+    upper = mine.upper / theirs.lower if theirs.lower > 0 else math.inf
+    estimate = mine.estimate / theirs.estimate if errors_stable else None
+    measured = (
+        f"{name} {'unknown' if estimate is None else f'{estimate:.2f}'} [{lower:.2f}, {upper:.2f}] "
+        f"({errors} of {requests} against {errors_stable} of {requests_stable}), limit {ratio_limit:g}"
+    )
+    needed = None
+    if lower > ratio_limit:
+        outcome, because = Outcome.FAILED, measured
+    elif n < requests_min:
+        outcome, because, needed = Outcome.INCONCLUSIVE, f"{measured}; need {requests_min} of each", requests_min - n
+    elif mine.estimate <= ratio_limit * theirs.estimate:
+        outcome, because = Outcome.SUCCESSFUL, measured
+    else:
+        outcome, because = Outcome.INCONCLUSIVE, f"{measured}; the interval straddles the limit"
+    return Verdict(
+        outcome=outcome,
+        because=because,
+        metric=name,
+        estimate=estimate,
+        lower=lower,
+        upper=_finite(upper),
+        n=n,
+        margin=ratio_limit,
+        method=f"{mine.method} of each, {1 - alpha:.1%}",
+        needed=needed,
+    )
+
+
+def judge_budget(*, errors: int, requests: int, budget: float, requests_min: int, period: timedelta) -> Verdict:
+    """Whether a period's error budget is used up: failed means no error is left of it.
+
+    A count against an agreed share, as budgets are, and no estimate of a rate: it has no interval. Inconclusive below
+    `requests_min`, where a single error would use up any budget.
+    """
+    if not 0.0 < budget < 1.0:
+        raise ValueError(f"budget is a fraction strictly within 0..1, got {budget}")
+    if not 0 <= errors <= requests:
+        raise ValueError(f"errors must lie in 0..requests, got {errors} of {requests}")
+    name = "error budget"
+    allowed = budget * requests
+    measured = f"{name}: {errors} errors of {requests} requests in {_span(period)}, {allowed:.1f} allowed"
+    needed = None
+    if requests < requests_min:
+        outcome, because = Outcome.INCONCLUSIVE, f"{measured}; need {requests_min} requests"
+        needed = requests_min - requests
+    else:
+        outcome, because = (Outcome.FAILED if errors > allowed else Outcome.SUCCESSFUL), measured
+    return Verdict(
+        outcome=outcome,
+        because=because,
+        metric=name,
+        estimate=errors / requests if requests else None,
+        n=requests,
+        margin=budget,
+        needed=needed,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burn:
     """Counts of one pair of windows that end now, and how fast the budget may burn in both."""
@@ -168,15 +259,6 @@ class Burn:
     requests_long: int
     errors_short: int
     requests_short: int
-
-
-BURN_WINDOWS = (
-    (timedelta(hours=1), timedelta(minutes=5), 14.4),
-    (timedelta(hours=6), timedelta(minutes=30), 6.0),
-    (timedelta(days=3), timedelta(hours=6), 1.0),
-)
-"""Long window, short window, factor: 2 %, 5 % and 10 % of a 30-day budget. Google, *The Site Reliability Workbook* (2018),
-chapter 5, multiwindow, multi-burn-rate alerts."""
 
 
 def judge_burn_rate(

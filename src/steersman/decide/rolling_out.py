@@ -191,8 +191,15 @@ def _compare_anew(facts: Facts) -> Move:
 def _thawed(facts: Facts, move: Move | None) -> Move | None:
     """A freeze holds a release where it is; what fails still goes back."""
     if facts.frozen is not None and move is not None and move.release.phase is not Phase.DEGRADED:
-        return None
+        return _says_why(facts)
     return move
+
+
+def _says_why(facts: Facts) -> Move | None:
+    """A release that is held where it is says what holds it, once; nothing else of it changes."""
+    if facts.frozen is None or facts.release.because == facts.frozen:
+        return None
+    return Move(release=msgspec.structs.replace(facts.release, because=facts.frozen))
 
 
 # --- before traffic
@@ -200,8 +207,10 @@ def _thawed(facts: Facts, move: Move | None) -> Move | None:
 
 def _pending(facts: Facts) -> Move | None:
     release = facts.release
-    if facts.waits_for is not None or facts.frozen is not None:
+    if facts.waits_for is not None:
         return None
+    if facts.frozen is not None:
+        return _says_why(facts)
     if release.opened is Opened.ROLLBACK:
         return _start(facts, "goes back to a version that was promoted before")
     if facts.gates_broken is not None:

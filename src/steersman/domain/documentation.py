@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import yaml
 
@@ -30,13 +29,13 @@ def parse_requirement(text: str) -> Requirement:
     """The requirement `text` means; raises `ValueError` with the accepted forms when it means none."""
     file, hash_mark, heading = text.partition("#")
     file, colon, names = file.partition(":")
-    path = PurePosixPath(file)
-    if not file or path.is_absolute() or ".." in path.parts or (hash_mark and (colon or not heading.strip())):
+    parts = file.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or (hash_mark and (colon or not heading.strip())):
         raise ValueError(f"must be FILE, FILE#Heading or FILE:field.of.yaml, got {text[:60]!r}")
     fields = tuple(names.split("."))
     if colon and not all(fields):
         raise ValueError(f"must be FILE, FILE#Heading or FILE:field.of.yaml, got {text[:60]!r}")
-    return Requirement(file=str(path), heading=heading.strip() or None, fields=fields if colon else ())
+    return Requirement(file=file, heading=heading.strip() or None, fields=fields if colon else ())
 
 
 def lacking(requirement: Requirement, text: str | None) -> str | None:

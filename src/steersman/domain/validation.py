@@ -7,6 +7,7 @@ otherwise fail much later, in the middle of a release. What is legal and merely 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from steersman.domain.decoding import shown, suggest
 from steersman.domain.documentation import parse_requirement
@@ -30,6 +31,7 @@ from steersman.domain.spec import (
     EvidenceUnit,
     FloorGate,
     Freeze,
+    Guardrail,
     GuardrailName,
     LatencyGate,
     Mirror,
@@ -46,6 +48,9 @@ from steersman.domain.spec import (
     SizeGate,
     Step,
 )
+
+BURN_WINDOW_MAX = timedelta(days=1)
+"""Guardrails look back a day at most."""
 
 HELD_OUT = "holdout"
 """What a gate may be measured `on`."""
@@ -151,10 +156,13 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
         yield Problem(path=where, message="a canary needs a setWeight step; use shadow or allAtOnce otherwise")
     for index, guardrail in enumerate(policy.guardrails):
         path = f"spec.environments.{name}.guardrails[{index}]"
+        if guardrail.name is GuardrailName.ERROR_BUDGET:
+            yield from _budget(path, guardrail)
+            continue
+        if guardrail.burn_rate is not None:
+            yield Problem(path=path, message="burnRate is for error-budget")
         if (guardrail.limit is None) == (guardrail.ratio is None):
             yield Problem(path=path, message="needs either limit, or vs and ratio")
-        if guardrail.name is GuardrailName.ERROR_RATE and guardrail.ratio is not None:
-            yield Problem(path=path, message="error-rate needs a limit; vs and ratio compare latencies")
         if (guardrail.ratio is None) != (guardrail.vs is None):
             yield Problem(path=path, message="vs and ratio go together")
         if guardrail.vs not in (None, "stable"):
@@ -166,6 +174,19 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
         if guardrail.limit is not None and unit == "fraction" and guardrail.limit.value > 1:
             yield Problem(path=path, message="limit of error-rate must be at most 100%")
     yield from _freezes(f"spec.environments.{name}", policy.freeze)
+
+
+def _budget(path: str, guardrail: Guardrail) -> Iterator[Problem]:
+    rule = guardrail.burn_rate
+    if rule is None or guardrail.limit is not None or guardrail.ratio is not None or guardrail.vs is not None:
+        yield Problem(path=path, message="error-budget needs burnRate, and no limit, vs or ratio")
+        return
+    if not 0.0 < rule.budget <= 0.5:
+        yield Problem(path=f"{path}.burnRate", message="objective must be at least 50% and below 100%")
+    for index, window in enumerate(rule.windows):
+        if not window.short < window.long <= BURN_WINDOW_MAX:
+            message = "short must be shorter than long, and long at most 1d"
+            yield Problem(path=f"{path}.burnRate.windows[{index}]", message=message)
 
 
 def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:

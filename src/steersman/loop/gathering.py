@@ -11,9 +11,10 @@ from steersman.decide.judging import judge_paired
 from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, approvals_required, steps_of
 from steersman.decide.routing import in_progress, promoted
 from steersman.domain import spec
+from steersman.domain.durations import format_duration
 from steersman.domain.operation import OperationKind, OperationState
 from steersman.domain.release import Opened, Phase, Release
-from steersman.domain.verdicts import Verdict
+from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.observer import Pairing, reading_key
 from steersman.store.records import Approval
@@ -34,6 +35,18 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
 
     at: datetime
     readings: tuple[GuardrailReading, ...] = ()
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What an error budget last said; failed means it is used up."""
+
+    at: datetime
+    verdict: Verdict
+
+
+def budget_key(rule: spec.BurnRate) -> str:
+    """Under which monitor name a budget is kept; no monitor can have it."""
+    return f"budget/{rule.objective}/{format_duration(rule.period)}"
 
 
 def gate_key(release: Release) -> str:
@@ -75,7 +88,9 @@ def gather(
         approvers=valid_approvers(tx.approvals(release.id), release, policy, now),
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
-        frozen=None if release.opened is Opened.ROLLBACK else frozen(policy, environment, now),
+        frozen=None
+        if release.opened is Opened.ROLLBACK
+        else frozen(policy, environment, now) or _without_budget(tx, release, policy),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
@@ -190,6 +205,22 @@ def judge_pairing(
         alpha=alpha,
         n_unit="days" if pairing.block.days == 1 else "blocks",
     )
+
+
+def _without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
+    """Why a used-up error budget keeps the release waiting; a budget that was not read yet does, too."""
+    if release.phase is Phase.VERIFYING:
+        return None
+    for guardrail in policy.guardrails:
+        rule = guardrail.burn_rate
+        if rule is None or not rule.holds_releases:
+            continue
+        read = tx.monitor_state(release.workspace, release.model, release.environment, budget_key(rule), Budget)
+        if read is None:
+            return f"waits for the reading of the error budget of {rule.objective}"
+        if read.verdict.outcome is Outcome.FAILED:
+            return f"waits until the error budget recovers: {read.verdict.because}"
+    return None
 
 
 def frozen(policy: spec.EnvironmentPolicy, environment: spec.EnvironmentSpec, now: datetime) -> str | None:

@@ -157,6 +157,7 @@ class GuardrailName(StrEnum):
     P50_LATENCY = "p50-latency"
     P95_LATENCY = "p95-latency"
     P99_LATENCY = "p99-latency"
+    ERROR_BUDGET = "error-budget"
 
 
 class Limit(Part, frozen=True, kw_only=True):
@@ -172,14 +173,55 @@ class Limit(Part, frozen=True, kw_only=True):
         return measured < self.value if self.operator == "<" else measured <= self.value
 
 
+class BurnWindow(Part, frozen=True, kw_only=True):
+    """Two windows that end now; the budget burns too fast when it does in both."""
+
+    long: Duration
+    """Says that it matters; at most a day."""
+    short: Duration
+    """Says that it still goes on."""
+    factor: Annotated[float, msgspec.Meta(gt=0.0, le=10_000.0)]
+    """Times the rate that would use up the budget exactly at the end of its period."""
+
+
+BURN_WINDOWS_DEFAULT = (
+    BurnWindow(long=timedelta(hours=1), short=timedelta(minutes=5), factor=14.4),
+    BurnWindow(long=timedelta(hours=6), short=timedelta(minutes=30), factor=6.0),
+)
+"""2 % of a 30-day budget within an hour, or 5 % within six: the fast and the slow page of Google, *The Site Reliability
+Workbook* (2018), chapter 5."""
+
+Objective = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{2}(\.[0-9]{1,6})?%$(?!\n)")]
+"""A share of requests that are answered without an error, as text: `99.9%`."""
+
+
+class BurnRate(Part, frozen=True, kw_only=True):
+    """An error budget: what an objective leaves for errors, and how fast it may be used up."""
+
+    objective: Objective
+    windows: Annotated[tuple[BurnWindow, ...], msgspec.Meta(min_length=1, max_length=10)] = BURN_WINDOWS_DEFAULT
+    period: Duration = timedelta(days=30)
+    """Over which the budget is counted, for all versions of the model in the environment."""
+    holds_releases: bool = False
+    """While the period's budget is used up, no release starts or goes on. It never stops a rollback."""
+
+    @property
+    def budget(self) -> float:
+        """The tolerated error rate, a fraction."""
+        return round(1.0 - float(self.objective.removesuffix("%")) / 100, 12)
+
+
 class Guardrail(Part, frozen=True, kw_only=True):
-    """A service level the candidate must keep while it answers: absolute (`limit`) or beside stable (`ratio`)."""
+    """A service level the candidate must keep while it answers: absolute (`limit`), beside stable (`ratio`), or an error
+    budget (`burnRate`)."""
 
     name: GuardrailName
     limit: Limit | None = None
     vs: str | None = None
     """`stable`: compare with the version that answers the rest of the traffic at the same time."""
     ratio: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] | None = None
+    burn_rate: BurnRate | None = None
+    """For `error-budget` only."""
     critical: bool = False
     """A violated critical guardrail rolls back at once; another one is recorded."""
     requests_min: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 30
