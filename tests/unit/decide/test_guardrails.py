@@ -1,13 +1,14 @@
 """Guardrails: errors, latency and budgets, from the first request on and at every look."""
 
 import math
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steersman.decide.guardrails import judge_error_rate, judge_latency_ratio
+from steersman.decide.guardrails import judge_budget, judge_error_rate, judge_error_ratio, judge_latency_ratio
 from steersman.domain.verdicts import Outcome
 
 
@@ -62,3 +63,61 @@ def test_latency_of_few_requests_is_inconclusive_and_impossible_latency_an_error
     assert judge_latency_ratio([math.nan] * 400, [1.0] * 400, ratio_limit=1.2).outcome is Outcome.ERROR
     with pytest.raises(ValueError, match="positive"):
         judge_latency_ratio([], [], ratio_limit=0)
+
+
+# --- errors beside the stable version
+
+
+def beside(errors: int, requests: int, errors_stable: int, requests_stable: int, *, limit: float = 2.0) -> Outcome:
+    return judge_error_ratio(
+        errors=errors,
+        requests=requests,
+        errors_stable=errors_stable,
+        requests_stable=requests_stable,
+        ratio_limit=limit,
+        requests_min=100,
+    ).outcome
+
+
+def test_a_candidate_that_surely_errs_more_than_stable_fails() -> None:
+    assert beside(80, 400, 36, 3600) is Outcome.FAILED
+    assert beside(50, 100, 0, 1000) is Outcome.FAILED, "stable without an error is a bound too"
+
+
+def test_errors_both_have_are_no_fault_of_the_candidate() -> None:
+    assert beside(20, 400, 180, 3600) is Outcome.SUCCESSFUL
+
+
+def test_one_error_beside_none_proves_nothing() -> None:
+    assert beside(1, 400, 0, 3600) is Outcome.INCONCLUSIVE
+
+
+def test_without_requests_on_a_side_there_is_no_ratio() -> None:
+    assert beside(0, 0, 0, 1000) is Outcome.INCONCLUSIVE
+    assert beside(500, 1000, 0, 0) is Outcome.INCONCLUSIVE
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50), st.integers(0, 100))
+def test_an_error_more_of_the_candidate_never_improves_the_ratio(few: int, more: int, stable: int, spare: int) -> None:
+    requests = 100 + spare
+    fewer, rather_more = beside(few, requests, stable, 500), beside(min(few + more, requests), requests, stable, 500)
+    assert fewer is not Outcome.FAILED or rather_more is Outcome.FAILED
+
+
+# --- budgets
+
+
+def budget(errors: int, requests: int) -> Outcome:
+    return judge_budget(
+        errors=errors, requests=requests, budget=0.01, requests_min=100, period=timedelta(days=30)
+    ).outcome
+
+
+def test_a_budget_is_used_up_by_one_error_too_many() -> None:
+    assert budget(100, 10_000) is Outcome.SUCCESSFUL
+    assert budget(101, 10_000) is Outcome.FAILED
+
+
+def test_among_few_requests_no_budget_is_used_up() -> None:
+    assert budget(1, 99) is Outcome.INCONCLUSIVE
+    assert budget(0, 0) is Outcome.INCONCLUSIVE

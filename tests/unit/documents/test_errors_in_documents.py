@@ -76,6 +76,33 @@ STEPS = "spec.environments.production.strategy.canary"
         ("[roc_auc], crit", "[wit], crit", f'{STEPS}.steps[1].analysis: metrics[0]: unknown metric "wit"; known are'),
         ("version.signature ==", "version.age <", "spec.gates[2]: policy: this expression is not yet supported"),
         ("metric: roc_auc, maxDrop: 0.01", "metric: brier, floor: 0.1", "spec.gates[1]: floor needs a metric where"),
+        (
+            "maxDrop: 0.01",
+            "ceiling: 0.1",
+            "spec.gates[1]: ceiling needs a metric where lower is better; for roc_auc use",
+        ),
+        (
+            "metric: roc_auc, maxDrop: 0.01",
+            "documented: [../x]",
+            "spec.gates[1]: documented[0]: must be FILE, FILE#Hea",
+        ),
+        ("log_loss, margin", "log_loss, block: 7d, margin", "spec.gates[0]: holdout.last must be at least blocksMin"),
+        ("last: 14d", "last: 4d", "spec.gates[0]: holdout.last must be at least blocksMin times block, or no verdict"),
+        (
+            "vs: stable, ratio: 1.2",
+            "burnRate: {objective: 99%}, ratio: 1",
+            "guardrails[1]: burnRate is for error-budget",
+        ),
+        (
+            "p99-latency, vs: stable, ratio: 1.2",
+            "error-budget, burnRate: {objective: 99%, windows: [{long: 2d, short: 1h, factor: 1}]}",
+            "guardrails[1].burnRate.windows[0]: short must be shorter than long, and long at most 1d",
+        ),
+        (
+            "p99-latency, vs: stable, ratio: 1.2",
+            "error-budget, burnRate: {objective: 12%}",
+            "guardrails[1].burnRate: objective must be at least 50% and below 100%",
+        ),
         ("canary:", "blueGreen:", "spec.environments.production.strategy: blueGreen is not yet supported, use canary"),
         ("canary:", "canery:", 'spec.environments.production.strategy: unknown strategy "canery", did you mean'),
         ("canary:", "shadow:", "spec.environments.production.strategy.shadow: a shadow sets no weight"),
@@ -86,8 +113,8 @@ STEPS = "spec.environments.production.strategy.canary"
         (", ratio: 1.2", "", "spec.environments.production.guardrails[1]: needs either limit, or vs and ratio"),
         (
             "name: p99-latency, vs",
-            "name: error-rate, vs",
-            "guardrails[1]: error-rate needs a limit; vs and ratio compare latencies",
+            "name: error-budget, vs",
+            "guardrails[1]: error-budget needs burnRate, and no limit, vs or ratio",
         ),
         (
             "{duration: 14d, metrics: [roc_auc]}",
