@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from steersman.testing.installed import Installed
 
@@ -142,6 +143,28 @@ def test_a_version_is_proved_against_what_is_live_and_a_bad_one_is_told(installe
     installed.wait_for(
         lambda: {r.environment for r in installed.replicas()} == {"production"}, "checked replicas are gone"
     )
+
+
+@pytest.mark.timeout(300)
+def test_without_an_installation_the_same_check_runs_here(installed: Installed) -> None:
+    folder = installed.folder
+    for document in documents(folder):
+        (folder / f"{document['kind'].lower()}.yaml").write_text(yaml.safe_dump(document))
+    line = next(line for line in PAGE.splitlines() if " --here " in line)
+    words = [
+        *line.removesuffix(" --registry versions").split()[1:],
+        "--registry",
+        str(installed.registry),
+        "--output",
+        "json",
+    ]
+    here = ci(installed, *words)
+    assert here.returncode == 0, here.stdout + here.stderr
+    found = {gate["gate"]: gate["applies"] for gate in json.loads(here.stdout)["gates"]}
+    assert found["tests"]
+    assert found["accuracy at least 0.7"]
+    assert not found["schema additive"]
+    assert {r.environment for r in installed.replicas()} <= {"production"}
 
 
 @pytest.mark.timeout(120)

@@ -9,6 +9,7 @@ from steersman.domain.errors import NotFound
 from steersman.domain.release import Completion, Phase
 from steersman.domain.version import Column
 from steersman.loop.checking import CHECKS, check_status, checks_of, subject_of
+from steersman.server.answers import release_status
 from steersman.testing.story import DATASET, Story, canary, model_document
 
 HOLDOUT = {"dataset": "flights", "last": "14d"}
@@ -145,6 +146,19 @@ def test_what_a_check_found_stays_with_the_version_and_names_its_rows(story: Sto
         kept = tx.verdicts(subject_of(version))
         assert [c["check"] for c in checks_of(tx, "default", "delay", 2)] == [1]
     assert [(v.kind, v.body["outcome"], v.body["data"][:7]) for v in kept] == [("check", "successful", "sha256:")]
+
+
+def test_a_release_shows_what_the_check_of_its_bytes_found(story: Story) -> None:
+    live(story, PAIRED, tests=TESTS)
+    checked(story, 2)
+    checked(story, 2)
+    release = story.release(2)
+    with story.store.read() as tx:
+        shown = release_status(tx, story.world_documents, release)["checks"]
+    assert [(v["step"], v["body"]["name"], v["body"]["outcome"]) for v in shown] == [
+        (2, "tests", "successful"),
+        (2, "roc_auc paired, margin 0.03", "successful"),
+    ]
 
 
 def test_a_check_survives_the_control_server(story: Story) -> None:

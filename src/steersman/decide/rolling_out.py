@@ -62,7 +62,8 @@ class Facts:
     `broken`: why the traffic it asks for cannot come about. `approvers`: people who agreed at the present step.
     `analysis`: verdicts by metric of the present analysis or bake; empty while nothing was measured.
     `awaited_since`: when what the release waits for (`awaited`) was first seen to be missing; None where it waits for
-    nothing. `outside`: why an automatic release is beyond its model's envelope.
+    nothing. `exhausted`: why an error budget keeps releases waiting. `outside`: why an automatic release is beyond its
+    model's envelope.
     `stable`: what answers by default now. `replaced_by`: number of a release promoted after this one; `undone_by`: of a
     rollback that brought the version before this one back.
     """
@@ -85,6 +86,7 @@ class Facts:
     analysis: Mapping[str, Verdict] = field(default_factory=dict)
     guardrails: tuple[GuardrailReading, ...] = ()
     frozen: str | None = None
+    exhausted: str | None = None
     stable: Arm | None = None
     replaced_by: int | None = None
     undone_by: int | None = None
@@ -149,7 +151,8 @@ def plan(facts: Facts) -> Move | None:
 def awaited(facts: Facts) -> str | None:
     """What the release waits for the world to bring about; None where it waits for time, evidence, people or others."""
     release = facts.release
-    if facts.frozen is not None or facts.waits_for is not None or compares_with_another(facts):
+    held = facts.frozen is not None or facts.exhausted is not None
+    if held or facts.waits_for is not None or compares_with_another(facts):
         return None
     if release.phase is Phase.PENDING and facts.gates_declared and facts.gates is None and facts.gates_broken is None:
         return "the verdicts of its gates" if release.opened is not Opened.ROLLBACK else None
@@ -189,17 +192,19 @@ def _compare_anew(facts: Facts) -> Move:
 
 
 def _thawed(facts: Facts, move: Move | None) -> Move | None:
-    """A freeze holds a release where it is; what fails still goes back."""
-    if facts.frozen is not None and move is not None and move.release.phase is not Phase.DEGRADED:
-        return _says_why(facts)
-    return move
-
-
-def _says_why(facts: Facts) -> Move | None:
-    """A release that is held where it is says what holds it, once; nothing else of it changes."""
-    if facts.frozen is None or facts.release.because == facts.frozen:
+    """A freeze or a used-up budget holds a release where it is; what fails still goes back."""
+    if move is None or move.release.phase is Phase.DEGRADED:
+        return move
+    if facts.frozen is not None:
         return None
-    return Move(release=msgspec.structs.replace(facts.release, because=facts.frozen))
+    return move if facts.exhausted is None else _says_why(facts.release, facts.exhausted)
+
+
+def _says_why(release: Release, because: str) -> Move | None:
+    """A release that a used-up budget holds where it is says so, once; nothing else of it changes."""
+    if release.because == because:
+        return None
+    return Move(release=msgspec.structs.replace(release, because=because))
 
 
 # --- before traffic
@@ -207,10 +212,10 @@ def _says_why(facts: Facts) -> Move | None:
 
 def _pending(facts: Facts) -> Move | None:
     release = facts.release
-    if facts.waits_for is not None:
+    if facts.waits_for is not None or facts.frozen is not None:
         return None
-    if facts.frozen is not None:
-        return _says_why(facts)
+    if facts.exhausted is not None:
+        return _says_why(facts.release, facts.exhausted)
     if release.opened is Opened.ROLLBACK:
         return _start(facts, "goes back to a version that was promoted before")
     if facts.gates_broken is not None:

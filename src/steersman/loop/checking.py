@@ -20,6 +20,7 @@ from steersman.domain.errors import NotFound
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
 from steersman.domain.operation import Operation, OperationKind, OperationState
+from steersman.domain.release import Release
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.domain.version import Version
 from steersman.loop.evaluating import Contest, cut_holdout, evaluate_gates, replica_address
@@ -96,6 +97,14 @@ def checks_of(tx: Transaction, workspace: str, model: str, number: int) -> list[
     version = tx.version(workspace, model, number)
     operations = tx.operations_like(_prefix(version)) if version is not None else []
     return [check_status(operation) for operation in reversed(operations)]
+
+
+def newest_check(tx: Transaction, release: Release) -> list[StoredVerdict]:
+    """What the newest check of a release's bytes found; empty where they were never checked."""
+    version = tx.version(release.workspace, release.model, release.version)
+    found = tx.verdicts(subject_of(version), "check") if version is not None else []
+    newest = max((verdict.step for verdict in found), default=0)
+    return [verdict for verdict in found if verdict.step == newest]
 
 
 def check_status(operation: Operation) -> dict[str, Any]:
@@ -263,7 +272,7 @@ def _record(
     version = _version(tx, args, args["version"])
     number = int(operation.key.rpartition("/")[2])
     for fact in facts:
-        body = verdict_data(fact.gate, fact.verdict)
+        body = {**verdict_data(fact.gate, fact.verdict), "applies": fact.applies}
         tx.add_verdict(StoredVerdict(subject=subject_of(version), kind="check", step=number, at=now, body=body))
     tx.append(
         Event(

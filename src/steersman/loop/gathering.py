@@ -88,9 +88,8 @@ def gather(
         approvers=valid_approvers(tx.approvals(release.id), release, policy, now),
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
-        frozen=None
-        if release.opened is Opened.ROLLBACK
-        else frozen(policy, environment, now) or _without_budget(tx, release, policy),
+        frozen=None if release.opened is Opened.ROLLBACK else frozen(policy, environment, now),
+        exhausted=None if release.opened is Opened.ROLLBACK else _without_budget(tx, release, policy),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,

@@ -7,6 +7,7 @@ installation that does not answer is the latter: no answer is no pass, and no fa
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from xml.sax.saxutils import escape, quoteattr
 from steersman.cli.output import print_error, report, table
 from steersman.cli.reports import reference
 from steersman.cli.session import connect
-from steersman.domain.errors import SteersmanError
+from steersman.client.documents import read_documents
+from steersman.client.inference import split_reference
+from steersman.domain.documents import encode_document
+from steersman.domain.errors import BadRequest, Misconfigured, SteersmanError
 
 EXIT_PASSED, EXIT_FAILED, EXIT_NOT_JUDGED = 0, 1, 2
 
@@ -25,9 +29,7 @@ Json = dict[str, Any]
 def ci(arguments: argparse.Namespace) -> int:
     """Ask for a check, wait for it, print the verdicts."""
     try:
-        steersman = connect(arguments)
-        begun = steersman.check(arguments.model, arguments.number, environment=arguments.environment)
-        check = steersman.wait_for_check(begun, timeout_s=arguments.wait)
+        check = _here(arguments) if arguments.here else _asked(arguments)
     except SteersmanError as error:
         print_error(error, arguments.output)
         return EXIT_NOT_JUDGED
@@ -35,6 +37,34 @@ def ci(arguments: argparse.Namespace) -> int:
         Path(arguments.junit).write_text(junit(check), encoding="utf-8")
     report(check, arguments.output, lambda: told(check))
     return exit_code(check)
+
+
+def _asked(arguments: argparse.Namespace) -> Json:
+    """The installation does it."""
+    steersman = connect(arguments)
+    begun = steersman.check(arguments.model, arguments.number, environment=arguments.environment)
+    return steersman.wait_for_check(begun, timeout_s=arguments.wait)
+
+
+def _here(arguments: argparse.Namespace) -> Json:
+    """Nobody is asked: the same check on this machine, where nothing is live."""
+    if arguments.registry is None:
+        raise BadRequest("--here needs --registry", next_step="Name the directory that holds NAME/NUMBER/version.yaml.")
+    try:
+        proving = importlib.import_module("steersman.server.proving")
+    except ModuleNotFoundError as error:
+        raise Misconfigured(
+            f"the server's package {error.name} is not installed", next_step="Run `pip install 'steersman[server]'`."
+        ) from None
+    found: Json = proving.prove(
+        [encode_document(document) for document in read_documents(arguments.here)],
+        Path(arguments.registry),
+        place=split_reference(arguments.model),
+        number=arguments.number,
+        environment=arguments.environment,
+        timeout_s=arguments.wait,
+    )
+    return found
 
 
 def exit_code(check: Json) -> int:
