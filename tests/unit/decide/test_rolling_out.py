@@ -258,9 +258,9 @@ def test_a_used_up_budget_holds_says_why_once_and_lets_failures_through() -> Non
     exposed = release(Phase.PROGRESSING, WAIT, entered=True, exposed=True, weight_pct=10.0)
     held = plan(facts(exposed, exhausted="no budget is left"))
     assert held is None or held.release.step == exposed.step
-    broken = plan(facts(exposed, exhausted="no budget is left", guardrails=(error_reading(),)))
-    assert broken is not None
-    assert broken.release.phase is Phase.DEGRADED
+    back = plan(facts(exposed, exhausted="no budget is left", guardrails=broken(critical=True)))
+    assert back is not None
+    assert back.release.phase is Phase.DEGRADED
 
 
 def test_a_freeze_holds_but_lets_failures_through() -> None:
