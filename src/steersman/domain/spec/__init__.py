@@ -14,6 +14,7 @@ from steersman.domain.spec.delivery import (
     Canary,
     Concurrency,
     EnvironmentPolicy,
+    EvidenceUnit,
     Freeze,
     Guardrail,
     GuardrailName,
@@ -27,6 +28,7 @@ from steersman.domain.spec.delivery import (
     Step,
     Strategy,
 )
+from steersman.domain.spec.measuring import DeclaredMetric
 from steersman.domain.spec.model import (
     Batching,
     Capture,
@@ -89,6 +91,7 @@ __all__ = [
     "Concurrency",
     "Dataset",
     "DatasetSpec",
+    "DeclaredMetric",
     "Document",
     "DriftMonitor",
     "DropGate",
@@ -96,6 +99,7 @@ __all__ = [
     "Environment",
     "EnvironmentPolicy",
     "EnvironmentSpec",
+    "EvidenceUnit",
     "Extend",
     "FloorGate",
     "Freeze",
