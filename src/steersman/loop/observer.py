@@ -106,19 +106,28 @@ def _name(pairing: Pairing) -> str:
 
 def _keep(tx: Transaction, pairing: Pairing, start: datetime, found: Sequence[Compared]) -> None:
     """Write what is not there yet: another comparison of the same versions may have measured some of it."""
-    pair = {
-        "workspace": pairing.workspace,
-        "environment": pairing.environment,
-        "model": pairing.model,
-        "reference": pairing.reference,
-        "compared": pairing.compared,
-    }
+    names = ("workspace", "environment", "model", "reference", "compared")
+    pair: dict[str, str] = {name: getattr(pairing, name) for name in names}
     mode = str(pairing.mode)
     cohorts = {c.slice for c in tx.cohorts(**pair, since=start, mode=mode) if c.block == start}
     for one in found:
         if one.slice not in cohorts:
-            counts = msgspec.structs.asdict(one.counts)
-            tx.add_cohort(Cohort(**pair, block=start, mode=mode, slice=one.slice, **counts))
+            tx.add_cohort(
+                Cohort(
+                    **pair,
+                    block=start,
+                    mode=mode,
+                    slice=one.slice,
+                    matured_reference=one.counts.matured_reference,
+                    matured_compared=one.counts.matured_compared,
+                    labelled_reference=one.counts.labelled_reference,
+                    labelled_compared=one.counts.labelled_compared,
+                    drawn_reference=one.counts.drawn_reference,
+                    drawn_compared=one.counts.drawn_compared,
+                    share=one.counts.share,
+                    digest=one.counts.digest,
+                )
+            )
         for metric, contrast in one.contrasts.items():
             known = tx.pair_blocks(**pair, metric=metric, since=start, mode=mode, slice_of=one.slice)
             if any(block.block == start for block in known):

@@ -107,7 +107,8 @@ def _roc_auc(scores: Floats, labels: Floats) -> float:
 
 
 def _accuracy_rows(scores: Floats, labels: Floats) -> Floats:
-    return ((scores >= THRESHOLD) == (labels == 1.0)).astype(np.float64)
+    right: Floats = ((scores >= THRESHOLD) == (labels == 1.0)).astype(np.float64)
+    return right
 
 
 def _precision(scores: Floats, labels: Floats) -> float:
