@@ -48,9 +48,7 @@ class Compared:
     contrasts: Mapping[str, Contrast]
 
 
-def compare_pairs(
-    rows: PairedRows, metrics: Sequence[str], directions: Mapping[str, Direction]
-) -> Sequence[Compared]:
+def compare_pairs(rows: PairedRows, metrics: Sequence[str], directions: Mapping[str, Direction]) -> Sequence[Compared]:
     """Both versions on the same requests; `directions` are those of declared metrics."""
     compared = []
     for name, kept in _parts(rows.slices, len(rows.events)):
@@ -69,9 +67,7 @@ def compare_pairs(
     return compared
 
 
-def compare_split(
-    rows: SplitRows, metrics: Sequence[str], directions: Mapping[str, Direction]
-) -> Sequence[Compared]:
+def compare_split(rows: SplitRows, metrics: Sequence[str], directions: Mapping[str, Direction]) -> Sequence[Compared]:
     """Each version on the requests it was drawn for."""
     compared = []
     units = np.asarray(rows.units, dtype=object).astype(str)

@@ -164,7 +164,9 @@ def present_pairing(
     )
 
 
-def _analysis(tx: Transaction, release: Release, model: spec.Model, policy: spec.EnvironmentPolicy) -> dict[str, Verdict]:
+def _analysis(
+    tx: Transaction, release: Release, model: spec.Model, policy: spec.EnvironmentPolicy
+) -> dict[str, Verdict]:
     pairing = present_pairing(release, policy, model.spec.metrics)
     if pairing is None:
         return {}

@@ -45,9 +45,7 @@ def weigh(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis 
     return replace(verdict, metric=metric, margin=margin, data=data, code=code_digest())
 
 
-def _doubt(
-    pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, whole: Sequence[Cohort]
-) -> Verdict | None:
+def _doubt(pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, whole: Sequence[Cohort]) -> Verdict | None:
     """Why nothing may be concluded from this comparison; None where it is sound, or has not begun."""
     if pairing.mode is spec.AnalysisMode.SPLIT:
         mismatch = next((v for v in _assignments(whole) if v.outcome is Outcome.ERROR), None)
