@@ -88,7 +88,7 @@ def compare_split(rows: SplitRows, metrics: Sequence[str], directions: Mapping[s
             labelled_compared=int(np.count_nonzero(scored & drawn.candidate)),
             drawn_reference=int(np.count_nonzero(~drawn.candidate[first])),
             drawn_compared=int(np.count_nonzero(drawn.candidate[first])),
-            share=float(np.mean(drawn.probability[first])) if first.size else 0.0,
+            share=round(float(np.mean(drawn.probability[first])), 9) if first.size else 0.0,
             digest=_digest(rows.events, kept, drawn.answers.scores, drawn.candidate, drawn.probability, drawn.labels),
         )
         found = {metric: _in_split(metric, drawn, directions) for metric in metrics}

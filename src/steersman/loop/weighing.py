@@ -105,9 +105,10 @@ def _harm(
     if not slices:
         return overall
     parts = {"": overall}
+    slice_margin = judged.margin if judged.slice_margin is None else judged.slice_margin
     for name in slices:
         evidence = _blocks(tx, pairing, metric, name)
-        parts[name] = _judged(pairing, metric, judged, evidence, margin=judged.margin_of_slices, alpha=alpha)
+        parts[name] = _judged(pairing, metric, judged, evidence, margin=slice_margin, alpha=alpha)
     return judge_slices(parts, metric=metric)
 
 
@@ -124,7 +125,8 @@ def _slices(
         rows[cohort.slice] = rows.get(cohort.slice, 0) + (ours + theirs if split else min(ours, theirs))
     found = {column: [name for name in rows if name.startswith(f"{column}=")] for column in judged.slices}
     missing = [column for column, names in found.items() if not names and rows.get("", 0)]
-    enough = [name for names in found.values() for name in sorted(names) if rows[name] >= judged.needed_slice_rows]
+    rows_min = judged.slice_rows_min or spec.ROWS_MIN_DEFAULT
+    enough = [name for names in found.values() for name in sorted(names) if rows[name] >= rows_min]
     return enough, missing
 
 
@@ -145,7 +147,7 @@ def _judged(
         margin=margin,
         unit=judged.unit,
         blocks_min=judged.blocks_min,
-        rows_min=judged.needed_rows,
+        rows_min=judged.rows_min or spec.ROWS_MIN_DEFAULT,
         alpha=alpha,
         n_unit=n_unit,
     )
