@@ -26,6 +26,10 @@ from steersman.stats.performance import BLOCK_ROWS_MIN
 from steersman.store.records import Cohort, PairBlock
 from steersman.store.transaction import Transaction
 
+COVERAGE_GAP_TOLERATED = 0.005
+"""Difference of coverage between the arms that is let pass: half a point. A replica that is started again leaves a few
+requests without an answer, and over enough requests any difference is a sure one."""
+
 
 def weigh(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake) -> Verdict:
     """The verdict over all blocks of a pairing known by now, in one metric."""
@@ -52,14 +56,23 @@ def _doubt(pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, who
         if mismatch is not None:
             return _undecided(metric, mismatch)
     if needs_labels(metric, pairing.declared) and any(c.matured_reference or c.matured_compared for c in whole):
-        coverage = judge_coverage(
-            {"stable": sum(c.matured_reference for c in whole), "candidate": sum(c.matured_compared for c in whole)},
-            {"stable": sum(c.labelled_reference for c in whole), "candidate": sum(c.labelled_compared for c in whole)},
-            coverage_min=judged.coverage_min,
-        )
+        coverage = _coverage(whole, judged.coverage_min)
         if coverage.outcome is not Outcome.SUCCESSFUL:
             return _undecided(metric, coverage)
     return None
+
+
+def _coverage(whole: Sequence[Cohort], coverage_min: float) -> Verdict:
+    """Whether enough of what matured can be judged, and as much of it in both arms, up to what is tolerated."""
+    matured = {"stable": sum(c.matured_reference for c in whole), "candidate": sum(c.matured_compared for c in whole)}
+    labelled = {
+        "stable": sum(c.labelled_reference for c in whole),
+        "candidate": sum(c.labelled_compared for c in whole),
+    }
+    shares = [labelled[arm] / matured[arm] for arm in matured if matured[arm]]
+    if len(shares) == len(matured) and max(shares) - min(shares) <= COVERAGE_GAP_TOLERATED:
+        matured, labelled = {"requests": sum(matured.values())}, {"requests": sum(labelled.values())}
+    return judge_coverage(matured, labelled, coverage_min=coverage_min)
 
 
 def _assignments(whole: Sequence[Cohort]) -> Iterable[Verdict]:

@@ -154,7 +154,7 @@ spec:
         canary:
           steps:
           - setWeight: 10
-          - analysis: {metrics: [lost_margin, error_rate], mode: split, unit: row, rowsMin: 2000, slices: [region], sliceMargin: 0.1}
+          - analysis: {metrics: [lost_margin, error_rate], mode: split, unit: row, rowsMin: 2000, slices: [region]}
           - setWeight: 100
           - promote: {}
 """

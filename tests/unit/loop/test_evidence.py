@@ -223,6 +223,11 @@ def test_an_arm_whose_labels_are_missing_is_an_error(story: Story) -> None:
     assert verdict.estimate is None
 
 
+def test_a_few_answers_fewer_in_one_arm_do_not_stop_a_comparison(story: Story) -> None:
+    some = Requests(errors=equal, missing=lambda candidate: 0.002 if candidate else 0.0, days=10, rows=20_000)
+    assert verdicts(story, some)["accuracy"].outcome is Outcome.SUCCESSFUL
+
+
 def test_few_labels_in_both_arms_decide_nothing(story: Story) -> None:
     few = Requests(errors=equal, missing=lambda _candidate: 0.7)
     assert verdicts(story, few)["accuracy"].outcome is Outcome.INCONCLUSIVE
