@@ -29,7 +29,6 @@ from steersman.stats.sequences import (
     SPREAD_FLOOR,
     Interval,
     asymptotic_radii,
-    asymptotic_radius,
     bernoulli_interval,
     needed_n,
     student_interval,
@@ -219,7 +218,7 @@ def _judge_rows(
     if outcome is Outcome.INCONCLUSIVE:
         believed = float(_believed(spread, metric, margin))
         total = needed_n(
-            abs(mean - margin), believed, alpha=alpha, sides=1, tuned_at=ROWS_TUNED_AT, radius=asymptotic_radius
+            abs(mean - margin), believed, alpha=alpha, sides=1, tuned_at=ROWS_TUNED_AT, radii=asymptotic_radii
         )
         needed = max(total - n, 1) if total is not None else None
     return Verdict(

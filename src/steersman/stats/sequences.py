@@ -11,7 +11,8 @@ Which one for what:
 
 - `student_interval`: means of few blocks (days) with unknown spread. Exact for normal blocks from n = 2 on.
 - `asymptotic_interval`: means of many independent rows, whatever their distribution.
-- `bounded_interval`: means of rows with a known range; no assumption on the distribution at any n; wide.
+- `bounded.bounded_interval`: means of rows with a known range; no assumption on the distribution at any n; wide.
+- `quantiles.quantile_interval`: quantiles of rows; no assumption on the distribution either.
 - `bernoulli_interval`: error rates, looked at repeatedly. `clopper_pearson_interval`: error rates, looked at once.
 
 None of them forgives dependence: requests of one day share their weather, so they must first be averaged into blocks.
@@ -39,15 +40,18 @@ ROWS_TUNED_AT = 2_000
 NEEDED_MAX = 1_000_000
 """Largest n that `needed_n` looks for; beyond it the honest answer is "unknown"."""
 
+NEEDED_STEP = 1_000
+"""It is looked for in two rounds of a thousand counts each."""
+
 SPREAD_FLOOR = 0.25
 """Smallest believed standard deviation between blocks, as a share of the margin. A handful of equal differences (two
 identical versions, or a metric that rarely moves) would otherwise give an interval of width zero."""
 
 
-class Radius(Protocol):
-    """Half-width of a sequence in units of the standard deviation."""
+class Radii(Protocol):
+    """Half-width of a sequence at each n, in units of the standard deviation; never grows with n."""
 
-    def __call__(self, n: int, *, alpha: float, sides: Sides, tuned_at: int) -> float: ...
+    def __call__(self, n: ArrayLike, *, alpha: float, sides: Sides, tuned_at: int) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,51 +168,6 @@ def asymptotic_interval(
     )
 
 
-def bounded_interval(values: ArrayLike, *, low: float, high: float, alpha: float = 0.05) -> Interval:
-    """Empirical-Bernstein confidence sequence for the mean of values known to lie in [low, high], in their order.
-
-    Waudby-Smith & Ramdas, *Estimating means of bounded random variables by betting* (JRSS B 2024), theorem 2
-    (predictable plug-in), with the running intersection of all looks so far. Two-sided. The estimate is the plain
-    mean, clipped into the bounds.
-    """
-    _check(alpha, 1)
-    if not high > low:
-        raise ValueError(f"high must exceed low, got [{low}, {high}]")
-    raw = np.asarray(values, dtype=np.float64).ravel()
-    if raw.size and not (np.all(raw >= low) and np.all(raw <= high)):
-        raise ValueError(f"values must lie in [{low}, {high}], got {float(raw.min())}..{float(raw.max())}")
-    method = "empirical-Bernstein sequence"
-    n = int(raw.size)
-    if n == 0:
-        return Interval(estimate=math.nan, lower=low, upper=high, n=0, alpha=alpha, method=method)
-    x = (raw - low) / (high - low)
-    t = np.arange(1, n + 1, dtype=np.float64)
-    mean = (0.5 + np.cumsum(x)) / (t + 1.0)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (t + 1.0)
-    mean_before = np.concatenate(([0.5], mean[:-1]))
-    variance_before = np.concatenate(([0.25], variance[:-1]))
-    log_level = math.log(2.0 / alpha)
-    bet = np.minimum(np.sqrt(2.0 * log_level / (variance_before * t * np.log1p(t))), 0.5)
-    surprise = (x - mean_before) ** 2 * (-np.log1p(-bet) - bet)
-    staked = np.cumsum(bet)
-    centre = np.cumsum(bet * x) / staked
-    radius = (log_level + np.cumsum(surprise)) / staked
-    lower = float(np.clip(np.max(centre - radius), 0.0, 1.0))
-    upper = float(np.clip(np.min(centre + radius), 0.0, 1.0))
-    if lower > upper:  # the intersection is empty with probability at most alpha; answer the last look's point
-        lower = upper = float(np.clip(centre[-1], 0.0, 1.0))
-    span = high - low
-    estimate = min(max(float(np.mean(x)), lower), upper)
-    return Interval(
-        estimate=low + span * estimate,
-        lower=low + span * lower,
-        upper=low + span * upper,
-        n=n,
-        alpha=alpha,
-        method=method,
-    )
-
-
 def bernoulli_interval(events: int, n: int, *, alpha: float = 0.05) -> Interval:
     """Confidence sequence for a rate from two counts, valid at every look.
 
@@ -261,12 +220,12 @@ def needed_n(
     alpha: float = 0.05,
     sides: Sides = 2,
     tuned_at: int = BLOCKS_TUNED_AT,
-    radius: Radius = student_radius,
+    radii: Radii = student_radii,
 ) -> int | None:
     """Observations in all until a sequence of spread `sd` is narrower than `distance` on each side.
 
-    `distance` is how far the estimate lies from the margin; `radius` says which sequence, blocks' or
-    (`asymptotic_radius`) rows'. None when it would take more than `NEEDED_MAX` (an estimate exactly at the margin never
+    `distance` is how far the estimate lies from the margin; `radii` says which sequence, blocks' or
+    (`asymptotic_radii`) rows'. None when it would take more than `NEEDED_MAX` (an estimate exactly at the margin never
     decides).
     """
     if sd < 0 or not math.isfinite(sd):
@@ -274,20 +233,14 @@ def needed_n(
     if distance <= 0:
         return None
 
-    def decided(n: int) -> bool:
-        factor = radius(n, alpha=alpha, sides=sides, tuned_at=tuned_at)
-        return math.isfinite(factor) and factor * sd < distance
+    def first_decided(counts: NDArray[np.int64]) -> int | None:
+        # Without a spread the product with an infinite radius is no number, which decides nothing.
+        with np.errstate(invalid="ignore"):
+            decided = radii(counts, alpha=alpha, sides=sides, tuned_at=tuned_at) * sd < distance
+        return int(counts[np.argmax(decided)]) if decided.any() else None
 
-    high = 2
-    while not decided(high):
-        high *= 2
-        if high > NEEDED_MAX:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
-    return high
+    end = first_decided(np.arange(NEEDED_STEP, NEEDED_MAX + 1, NEEDED_STEP))
+    return None if end is None else first_decided(np.arange(end - NEEDED_STEP + 1, end + 1))
 
 
 def _edge(inside: Callable[[float], bool], start: float, end: float) -> float:
