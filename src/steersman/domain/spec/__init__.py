@@ -4,7 +4,9 @@
 two smaller documents. Reading and writing them is `steersman.domain.documents`.
 """
 
+from steersman.domain.metrics import Direction
 from steersman.domain.spec.delivery import (
+    ROWS_MIN_DEFAULT,
     AllAtOnce,
     Analysis,
     AnalysisMode,
@@ -30,6 +32,7 @@ from steersman.domain.spec.delivery import (
     Step,
     Strategy,
 )
+from steersman.domain.spec.measuring import DeclaredMetric
 from steersman.domain.spec.model import (
     Batching,
     Capture,
@@ -86,6 +89,7 @@ Document = Model | Dataset | Environment
 
 __all__ = [
     "DEFAULT_ENVIRONMENTS",
+    "ROWS_MIN_DEFAULT",
     "Algorithm",
     "AllAtOnce",
     "Analysis",
@@ -104,6 +108,8 @@ __all__ = [
     "Concurrency",
     "Dataset",
     "DatasetSpec",
+    "DeclaredMetric",
+    "Direction",
     "Document",
     "DocumentedGate",
     "DriftMonitor",
