@@ -2,8 +2,8 @@
 
 Nothing is taken from the training step: Steersman recomputes every metric from the two versions' answers on rows whose
 labels it holds itself. Models are loaded by workers only; here are scores and labels. What was judged once is not judged
-again: a verdict is kept under the digests of the two versions, of the rows and of the gate, so that a repeated release,
-or one after `steersman ci`, asks no worker.
+again: a verdict is kept under the digests of the two versions, of the rows, of the gate and of the code that judges, so that
+a repeated release, or one after `steersman ci`, asks no worker.
 """
 
 import hashlib
@@ -36,11 +36,9 @@ from steersman.domain.policies import parse_policy
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.domain.version import Version
 from steersman.loop.datasets import dataset_source, holdout_span
+from steersman.loop.provenance import code_digest
 from steersman.loop.world import World
 from steersman.ports import DatasetSource, Snapshot
-
-EDITION = 1
-"""Part of the key of a kept verdict. Grows when the same rows and the same gate would be judged otherwise."""
 
 PAPER_BYTES_MAX = 256 * 1024
 """A longer file of a version is no documentation."""
@@ -143,7 +141,7 @@ def _measured(world: World, contest: Contest, gates: Sequence[spec.MetricGate], 
         return facts
     scores, times = _scores(world, contest, list(missing.values()), rows)
     for key, gate in missing.items():
-        facts[key] = _fact(_judge(gate, scores, times), data=rows.snapshot.digest)
+        facts[key] = _fact(_judge(gate, scores, times), data=rows.snapshot.digest, code=code_digest())
     with world.store.write() as tx:
         for key in missing:
             tx.gates.keep(key, msgspec.json.encode(facts[key]).decode())
@@ -154,7 +152,7 @@ def _key(contest: Contest, gate: spec.MetricGate, rows: object) -> str:
     assert isinstance(rows, Rows)
     production = contest.production.digest if contest.production else None
     parts = (
-        EDITION,
+        code_digest(),
         contest.candidate.digest,
         production,
         rows.snapshot.digest,
@@ -308,8 +306,8 @@ def _facts_of(version: Version) -> dict[str, object]:
     }
 
 
-def _fact(result: GateResult, *, data: str | None = None) -> GateFact:
+def _fact(result: GateResult, *, data: str | None = None, code: str | None = None) -> GateFact:
     if isinstance(result.answer, NotApplicable):
         verdict = Verdict(outcome=Outcome.INCONCLUSIVE, because=result.answer.because)
         return GateFact(gate=result.gate, applies=False, verdict=verdict)
-    return GateFact(gate=result.gate, applies=True, verdict=replace(result.answer, data=data))
+    return GateFact(gate=result.gate, applies=True, verdict=replace(result.answer, data=data, code=code))

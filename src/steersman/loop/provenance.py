@@ -8,12 +8,12 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from steersman.decide import judging
+from steersman.decide import gating, judging
 from steersman.domain import metrics
 from steersman.loop import comparing, observer
 from steersman.stats import contrasts, performance, sequences, splitting
 
-_MODULES = (metrics, performance, contrasts, splitting, sequences, judging, comparing, observer)
+_MODULES = (metrics, performance, contrasts, splitting, sequences, judging, gating, comparing, observer)
 
 
 @functools.cache
