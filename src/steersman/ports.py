@@ -171,7 +171,8 @@ class Target(Protocol):
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets.
 
-    `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded.
+    `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded;
+    `readable` are paths it may read beside its source and its data.
     """
 
     id: str
@@ -184,6 +185,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float | None = None
     threads: int = 1
     lock: str | None = None
+    readable: Sequence[Path] = ()
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +291,10 @@ class Scorer(Protocol):
         """The version's score for each row of a Parquet file, in order, as a float64 array; NaN where it gave none."""
         ...
 
+    def latencies(self, address: str, model: str, rows: Path, columns: Sequence[str], *, requests: int) -> Any:
+        """Wall milliseconds of that many single predictions, one after the other, warmed up, as a float64 array."""
+        ...
+
 
 # --- Notifier --------------------------------------------------------------------------------------------------------
 
@@ -308,12 +314,48 @@ class Notifier(Protocol):
 # --- Inference log: what was asked, answered and turned out true ----------------------------------------------------
 
 
-class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
-    """Events both versions answered, with the label known by then; float64 arrays of one length, in event order."""
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version made of requests, as arrays in their order.
 
-    reference: Any
-    compared: Any
+    `scores` and `latency_ms` are NaN where it gave no answer, `failed` says where it answered 500 or above, `measured` holds
+    the declared metrics of each row (name → float64, NaN where one has no value). A metric that could not be evaluated at
+    all is missing there.
+    """
+
+    scores: Any
+    failed: Any
+    latency_ms: Any
+    measured: Mapping[str, Any] = {}
+
+
+class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Events that met both versions, in order of time and id. All arrays have one length.
+
+    `labels` is NaN where none had arrived; `slices` maps each column asked for to its values as text. A column that the
+    log does not have is missing there.
+    """
+
+    events: Sequence[str]
     labels: Any
+    reference: Answers
+    compared: Answers
+    slices: Mapping[str, Any] = {}
+
+
+class SplitRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Events that one of two versions answered, by lot, in order of time and id. All arrays have one length.
+
+    `units` is what was drawn (the entity where the model is sticky, else the event); `candidate` says who was drawn and
+    `probability` how likely the candidate was then, strictly within (0, 1). Labels and slices are as in pairs.
+    """
+
+    events: Sequence[str]
+    units: Sequence[str]
+    candidate: Any
+    probability: Any
+    labels: Any
+    answers: Answers
+    slices: Mapping[str, Any] = {}
 
 
 class AnsweredRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -365,8 +407,38 @@ class InferenceLog(Protocol):
         as_of: datetime,
         reference: str,
         compared: str,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
     ) -> PairedRows:
-        """Events of the span answered by both digests whose label had arrived by `as_of`."""
+        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`.
+
+        `slices` are input columns; `measures` are declared metrics, name → SQL expression over a row.
+        """
+        ...
+
+    def split(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+        drawn_since: datetime,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
+    ) -> SplitRows:
+        """Events of the span that the router gave to one of the digests by lot (variants stable and candidate).
+
+        A unit counts where it was first drawn, at `drawn_since` or later: one drawn before `since` is left out.
+        """
+        ...
+
+    def refuse_measure(self, expression: str) -> str | None:
+        """Why an SQL expression is no number of one row; None where it is one."""
         ...
 
     def answered(

@@ -106,6 +106,13 @@ def test_no_rows_have_no_scores(address: str, tmp_path: Path) -> None:
     assert list(WorkerScorer().score(address, "flight-delay", path, ["x", "z"])) == []
 
 
+def test_single_predictions_are_timed_one_by_one(address: str, tmp_path: Path) -> None:
+    path = rows(tmp_path, x=[-1.0, 1.0], z=[0.0, 0.0])
+    took = WorkerScorer().latencies(address, "flight-delay", path, ["x", "z"], requests=25)
+    assert len(took) == 25
+    assert all(0.0 < one < 10_000.0 for one in took)
+
+
 def test_a_column_the_rows_lack_is_named(address: str, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="no column z; they have x"):
         WorkerScorer().score(address, "flight-delay", rows(tmp_path, x=[1.0]), ["x", "z"])

@@ -182,6 +182,26 @@ _ALL = (
         ("steersman versions ops/flight-delay --register 4",),
     ),
     Command(
+        "ci", "prove a version: its own tests and its gates, without a release", "steersman.cli.commands.ci:ci",
+        (
+            _MODEL,
+            _argument("--version", help="number of the version; taken in from the registry if it is not yet", type=int,
+                      dest="number", required=True, metavar="VERSION"),
+            _ENVIRONMENT,
+            _argument("--wait", help="wait at most this long (default 1800)", type=float, default=1800.0,
+                      metavar="SECONDS"),
+            _argument("--junit", help="also write the verdicts as JUnit XML", metavar="FILE"),
+            _argument("--here", help="without an installation, on this machine: the documents to go by; nothing is live then",
+                      nargs="+", metavar="FILE"),
+            _argument("--registry", help="with --here: the directory of versions", metavar="DIR"),
+        ),
+        "Starts the version in its own library environment, runs the tests that its document declares and every gate against\n"
+        "what is live, and records the verdicts. Ends with 0 when all passed, 1 when one failed, and 2 when it could not be\n"
+        "judged: no data, no answer, or nothing declared.",
+        ("steersman ci ops/flight-delay --version 4", "steersman ci flight-delay --version 4 --junit gates.xml",
+         "steersman ci flight-delay --version 4 --here model.yaml dataset.yaml --registry versions"),
+    ),
+    Command(
         "history", "what was live when, why, and who agreed", "steersman.cli.commands.looking:history",
         (
             _MODEL,

@@ -111,6 +111,8 @@ def release(found: Json) -> str:
         body += ["steps:", _indented(table(found["steps"], ("step", "what", "state")))]
     if found.get("verdicts"):
         body += ["evidence:", _indented(evidence(found["verdicts"]))]
+    if found.get("checks"):
+        body += ["checked before:", _indented(evidence(found["checks"]))]
     if found.get("approvals") or found.get("approvals_required"):
         body += [f"approvals: {len(found['approvals'])} of {found['approvals_required']}"]
         body += [f"  {a['actor']}, {when(a['at'])}: {a['because']}" for a in found["approvals"]]

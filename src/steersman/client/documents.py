@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from steersman.domain.documents import encode_document, examine
 from steersman.domain.errors import BadDocument, NotFound, Problem
-from steersman.domain.spec import Dataset, Document, Model
+from steersman.domain.spec import Dataset, Document, Model, Source
 
 FILE_BYTES_MAX = 1024 * 1024
 """Largest file read: 1 MiB. A document of a hundred models is a tenth of it."""
@@ -136,18 +136,23 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
 
 def placed(document: Document, directory: Path) -> Document:
     """The document with relative paths made absolute, counted from `directory`: the server runs somewhere else."""
-    if (
-        isinstance(document, Model)
-        and document.spec.train is not None
-        and document.spec.train.source.directory is not None
-    ):
-        train = document.spec.train
-        source = replace(train.source, directory=str((directory / str(train.source.directory)).resolve()))
-        return replace(document, spec=replace(document.spec, train=replace(train, source=source)))
+    if isinstance(document, Model):
+        train, tests = document.spec.train, document.spec.tests
+        if train is not None:
+            train = replace(train, source=_placed_source(train.source, directory))
+        if tests is not None:
+            tests = replace(tests, source=_placed_source(tests.source, directory))
+        return replace(document, spec=replace(document.spec, train=train, tests=tests))
     if isinstance(document, Dataset) and "://" not in document.spec.uri:
         uri = str((directory / document.spec.uri).resolve())
         return replace(document, spec=replace(document.spec, uri=uri))
     return document
+
+
+def _placed_source(source: Source, directory: Path) -> Source:
+    if source.directory is None:
+        return source
+    return replace(source, directory=str((directory / source.directory).resolve()))
 
 
 def dump_yaml(documents: Sequence[Document]) -> str:

@@ -97,6 +97,35 @@ class Steersman:
         """Take a version in from the model's registry: hash it, copy it, know it by its digest."""
         return self._post(f"{self._model(model)}/versions", {"number": number}, repeatable=True)
 
+    def check(self, model: str, number: int, *, environment: str = "production") -> Json:
+        """Run a version's own tests and its gates without a release; returns the check that began, or is on its way."""
+        path = f"{self._model(model)}/versions/{int(number)}/checks"
+        return self._post(path, {"environment": environment}, repeatable=True, timeout_s=300.0)
+
+    def checks(self, model: str, number: int) -> list[Json]:
+        """All checks of a version, newest first."""
+        return self._list(f"{self._model(model)}/versions/{int(number)}/checks")
+
+    def wait_for_check(self, check: Mapping[str, Any], *, timeout_s: float = 1800.0) -> Json:
+        """Look until the check is over; returns it as it is then.
+
+        Raises `Unavailable` when that takes longer than `timeout_s` of wall time.
+        """
+        model, deadline = f"{check['workspace']}/{check['model']}", time.monotonic() + timeout_s
+
+        def look() -> Json:
+            return next(c for c in self.checks(model, int(check["version"])) if c["check"] == check["check"])
+
+        while True:
+            answer = self._patiently(look, deadline=deadline)
+            if answer.get("outcome"):
+                return answer
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the check is not over after {timeout_s:g} s", next_step="Wait longer: --wait SECONDS."
+                )
+            time.sleep(POLL_S)
+
     def retire(self, model: str, number: int, *, because: str) -> Json:
         """Drain a version and never release it again."""
         return self._post(f"{self._model(model)}/versions/{int(number)}/retire", {"reason": because})

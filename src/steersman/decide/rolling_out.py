@@ -27,11 +27,23 @@ GATES_STEP = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateFact:
-    """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so."""
+    """One gate's verdict; `applies` is False where there was nothing to compare with, and `because` says so.
+
+    `recorded_as` stands in the ledger instead of a verdict that holds measurements of this machine, which do not.
+    """
 
     gate: str
     applies: bool
     verdict: Verdict
+    recorded_as: str | None = None
+
+    @property
+    def recorded(self) -> Verdict:
+        """The verdict as the ledger keeps it."""
+        if self.recorded_as is None:
+            return self.verdict
+        outcome = self.verdict.outcome if self.applies else Outcome.INCONCLUSIVE
+        return Verdict(outcome=outcome, because=self.recorded_as, margin=self.verdict.margin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +62,8 @@ class Facts:
     `broken`: why the traffic it asks for cannot come about. `approvers`: people who agreed at the present step.
     `analysis`: verdicts by metric of the present analysis or bake; empty while nothing was measured.
     `awaited_since`: when what the release waits for (`awaited`) was first seen to be missing; None where it waits for
-    nothing. `outside`: why an automatic release is beyond its model's envelope.
+    nothing. `exhausted`: why an error budget keeps releases waiting. `outside`: why an automatic release is beyond its
+    model's envelope.
     `stable`: what answers by default now. `replaced_by`: number of a release promoted after this one; `undone_by`: of a
     rollback that brought the version before this one back.
     """
@@ -73,6 +86,7 @@ class Facts:
     analysis: Mapping[str, Verdict] = field(default_factory=dict)
     guardrails: tuple[GuardrailReading, ...] = ()
     frozen: str | None = None
+    exhausted: str | None = None
     stable: Arm | None = None
     replaced_by: int | None = None
     undone_by: int | None = None
@@ -137,7 +151,8 @@ def plan(facts: Facts) -> Move | None:
 def awaited(facts: Facts) -> str | None:
     """What the release waits for the world to bring about; None where it waits for time, evidence, people or others."""
     release = facts.release
-    if facts.frozen is not None or facts.waits_for is not None or compares_with_another(facts):
+    held = facts.frozen is not None or facts.exhausted is not None
+    if held or facts.waits_for is not None or compares_with_another(facts):
         return None
     if release.phase is Phase.PENDING and facts.gates_declared and facts.gates is None and facts.gates_broken is None:
         return "the verdicts of its gates" if release.opened is not Opened.ROLLBACK else None
@@ -177,10 +192,19 @@ def _compare_anew(facts: Facts) -> Move:
 
 
 def _thawed(facts: Facts, move: Move | None) -> Move | None:
-    """A freeze holds a release where it is; what fails still goes back."""
-    if facts.frozen is not None and move is not None and move.release.phase is not Phase.DEGRADED:
+    """A freeze or a used-up budget holds a release where it is; what fails still goes back."""
+    if move is None or move.release.phase is Phase.DEGRADED:
+        return move
+    if facts.frozen is not None:
         return None
-    return move
+    return move if facts.exhausted is None else _says_why(facts.release, facts.exhausted)
+
+
+def _says_why(release: Release, because: str) -> Move | None:
+    """A release that a used-up budget holds where it is says so, once; nothing else of it changes."""
+    if release.because == because:
+        return None
+    return Move(release=msgspec.structs.replace(release, because=because))
 
 
 # --- before traffic
@@ -190,6 +214,8 @@ def _pending(facts: Facts) -> Move | None:
     release = facts.release
     if facts.waits_for is not None or facts.frozen is not None:
         return None
+    if facts.exhausted is not None:
+        return _says_why(facts.release, facts.exhausted)
     if release.opened is Opened.ROLLBACK:
         return _start(facts, "goes back to a version that was promoted before")
     if facts.gates_broken is not None:
@@ -200,17 +226,18 @@ def _pending(facts: Facts) -> Move | None:
         return None if facts.gates_declared else _approved_or_wait(facts)
     failed = [result for result in facts.gates if result.applies and result.verdict.outcome is not Outcome.SUCCESSFUL]
     evidence = tuple(Evidence(kind="gate", name=result.gate, verdict=result.verdict) for result in facts.gates)
+    recorded = tuple(Evidence(kind="gate", name=result.gate, verdict=result.recorded) for result in facts.gates)
     if failed:
-        because = "; ".join(f"{result.gate}: {result.verdict.because}" for result in failed)
+        because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in failed)
         move = degrade(release, Completion.ABORTED, now=facts.now, because=f"gate failed: {because}")
-        note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(evidence))
+        note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(recorded))
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
     if release.step != GATES_STEP:
         return _approved_or_wait(facts)
-    because = "; ".join(f"{result.gate}: {result.verdict.because}" for result in facts.gates) or "no gates declared"
+    because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in facts.gates) or "no gates declared"
     return Move(
         release=msgspec.structs.replace(release, step=0, because="gates passed"),
-        notes=(Note(action=Action.GATES_PASSED, because=because, data=_summaries(evidence)),),
+        notes=(Note(action=Action.GATES_PASSED, because=because, data=_summaries(recorded)),),
         evidence=evidence,
     )
 
@@ -330,7 +357,7 @@ def _inconclusive(
             tier=facts.tier,
             elapsed=facts.now - facts.release.step_started_at,
             max_duration=step.duration_max,
-            blocks_min=step.blocks_min,
+            blocks_min=step.evidence_min,
         )
         for metric, verdict in verdicts.items()
         if verdict is None or verdict.outcome is not Outcome.SUCCESSFUL
@@ -550,4 +577,5 @@ def verdict_data(name: str, verdict: Verdict) -> dict[str, Any]:
         "n_unit": verdict.n_unit,
         "margin": text(verdict.margin),
         "method": verdict.method,
+        **({"data": verdict.data, "code": verdict.code} if verdict.data or verdict.code else {}),
     }

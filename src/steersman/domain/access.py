@@ -47,6 +47,7 @@ class Permission(StrEnum):
     DOCUMENT_APPLY = "document:apply"
     TRAIN_DEFINE = "train:define"
     VERSION_REGISTER = "version:register"
+    VERSION_CHECK = "version:check"
     VERSION_RETIRE = "version:retire"
     RELEASE_OPEN = "release:open"
     RELEASE_CONTROL = "release:control"
@@ -70,8 +71,9 @@ PERMISSIONS: Mapping[Permission, str] = {
     Permission.REGISTRY_READ: "read the embedded registry: runs, models, artifacts",
     Permission.REGISTRY_WRITE: "log runs and register models in the embedded registry",
     Permission.DOCUMENT_APPLY: "declare models, datasets and environments",
-    Permission.TRAIN_DEFINE: "declare a training command, which is code that runs here",
+    Permission.TRAIN_DEFINE: "declare a training or test command, which is code that runs here",
     Permission.VERSION_REGISTER: "take a version in by its digest",
+    Permission.VERSION_CHECK: "run a version's own tests and its gates, without a release",
     Permission.VERSION_RETIRE: "retire a version",
     Permission.RELEASE_OPEN: "ask that a version enters an environment",
     Permission.RELEASE_CONTROL: "pause, resume, promote, abort or retry a release",
@@ -99,6 +101,7 @@ _OPERATE = {
     Permission.DOCUMENT_APPLY,
     Permission.TRAIN_DEFINE,
     Permission.VERSION_REGISTER,
+    Permission.VERSION_CHECK,
     Permission.VERSION_RETIRE,
     Permission.RELEASE_OPEN,
     Permission.RELEASE_CONTROL,

@@ -33,8 +33,21 @@ PROBLEMS_MAX = 100
 _NOT_YET = {"blueGreen": "blueGreen is not yet supported, use canary"}
 """Words of the vocabulary this version understands and cannot carry out."""
 
-_GATE_KEYS = {"policy": "policy", "maxDrop": "drop", "floor": "floor", "margin": "paired"}
+_GATE_KEYS = {
+    "policy": "policy",
+    "schema": "schema",
+    "documented": "documented",
+    "maxSizeMb": "size",
+    "maxLatency": "latency",
+    "maxDrop": "drop",
+    "floor": "floor",
+    "ceiling": "ceiling",
+    "margin": "paired",
+}
+
 """The key that says which kind of gate it is, in order of precedence, and that kind's tag."""
+
+_GATE_WORDS = "margin, maxDrop, floor, ceiling, schema, maxSizeMb, maxLatency, documented or policy"
 
 _LIMIT = re.compile(r"(<=|<)\s*([0-9]+(?:\.[0-9]+)?)\s*(%|ms|s)?")
 
@@ -246,7 +259,7 @@ class Decoding:
         if form == "gate":
             tag = next((tag for key, tag in _GATE_KEYS.items() if key in value), None)
             if tag is None:
-                return self.refuse(place, "a gate needs one of margin, maxDrop, floor or policy")
+                return self.refuse(place, f"a gate needs one of {_GATE_WORDS}")
             return self.struct(tags[tag], value, place)
         if form == "kind":
             tag = value.get("kind")

@@ -17,6 +17,7 @@ class Action(StrEnum):
     DOCUMENT_APPLIED = "document.applied"
     VERSION_REGISTERED = "version.registered"
     VERSION_REFUSED = "version.refused"
+    VERSION_CHECKED = "version.checked"
     VERSION_RETIRED = "version.retired"
     RELEASE_OPENED = "release.opened"
     GATES_PASSED = "release.gated"
@@ -59,6 +60,7 @@ ACTIONS: dict[Action, str] = {
     Action.DOCUMENT_APPLIED: "a Model, Dataset or Environment document became the declared state",
     Action.VERSION_REGISTERED: "a version's files were hashed and copied; its digest is what everything names from now on",
     Action.VERSION_REFUSED: "a version could not be registered: its format, files or origin are not trusted",
+    Action.VERSION_CHECKED: "a version's own tests and its gates were run, without a release",
     Action.VERSION_RETIRED: "a version was drained and may not be released again",
     Action.RELEASE_OPENED: "a version was asked to enter an environment",
     Action.GATES_PASSED: "every gate before traffic passed or did not apply",

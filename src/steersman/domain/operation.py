@@ -18,6 +18,7 @@ class OperationKind(StrEnum):
     ALIAS = "alias"
     GATE = "gate"
     TRAIN = "train"
+    CHECK = "check"
 
 
 class OperationState(StrEnum):

@@ -9,14 +9,11 @@ its rule out here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 from steersman.domain.decoding import shown
 from steersman.domain.durations import format_duration
 from steersman.domain.errors import Problem
 from steersman.domain.spec import (
-    Analysis,
-    AnalysisMode,
     Approval,
     Capture,
     ChallengerMonitor,
@@ -32,8 +29,6 @@ from steersman.domain.spec import (
     RetrainMode,
 )
 from steersman.domain.spec.watching import DriftMonitor
-
-DAY = timedelta(days=1)
 
 APPROVER = "approver"
 """The one role whose members may agree."""
@@ -66,11 +61,10 @@ def _running(model: Model) -> Iterator[Problem]:
     if spec.ground_truth is not None and spec.ground_truth.key not in ("event_id", spec.serving.sticky_by):
         instead = "labels join on the event id, or on the entity: leave key out, or make this column stickyBy too"
         yield _refused("spec.groundTruth", f"key {shown(spec.ground_truth.key)}", instead)
-    if spec.train is None:
-        return
-    if spec.train.source.git is not None:
-        yield _refused("spec.train.source", "git", "check the commit out and name its directory")
-    if spec.train.data.until != "now":
+    for path, code in (("spec.train", spec.train), ("spec.tests", spec.tests)):
+        if code is not None and code.source.git is not None:
+            yield _refused(f"{path}.source", "git", "check the commit out and name its directory")
+    if spec.train is not None and spec.train.data.until != "now":
         instead = "use now: what has matured when the training starts"
         yield _refused("spec.train.data", f"until {shown(spec.train.data.until)}", instead)
 
@@ -81,8 +75,6 @@ def _gates(model: Model) -> Iterator[Problem]:
         if isinstance(gate, PairedGate | DropGate) and gate.vs != "production":
             instead = "use production: the version the release would replace where it is released"
             yield _refused(path, f"vs {shown(gate.vs)}", instead)
-        if isinstance(gate, PairedGate) and gate.block != DAY:
-            yield _refused(path, f"block {format_duration(gate.block)} of a gate", "use 1d")
 
 
 def _delivery(path: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
@@ -91,9 +83,6 @@ def _delivery(path: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
         if isinstance(step, Mirror) and step.max_duration is not None:
             instead = "give the analysis after it a maxDuration"
             yield _refused(f"{at}.mirror", "maxDuration of a mirror", instead)
-        if isinstance(step, Analysis) and step.mode is AnalysisMode.SPLIT:
-            instead = "use paired, with a mirror step before it; guardrails watch both shares of split traffic"
-            yield _refused(f"{at}.analysis", "mode split", instead)
         if isinstance(step, Approval) and step.role != APPROVER:
             yield _refused(f"{at}.approval", f"role {shown(step.role)}", f"use {APPROVER}")
     if policy.approvals is not None and policy.approvals.roles != (APPROVER,):

@@ -7,26 +7,35 @@ otherwise fail much later, in the middle of a release. What is legal and merely 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from steersman.domain.decoding import shown, suggest
+from steersman.domain.documentation import parse_requirement
 from steersman.domain.errors import Problem
+from steersman.domain.measurable import compared_metrics, declared_metrics
 from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.policies import parse_policy
 from steersman.domain.refusals import refusals
 from steersman.domain.spec import (
     Analysis,
+    AnalysisMode,
     Bake,
     Canary,
+    CeilingGate,
     ChallengerMonitor,
     Dataset,
     Document,
+    DocumentedGate,
     DriftMonitor,
     DropGate,
     Environment,
     EnvironmentPolicy,
+    EvidenceUnit,
     FloorGate,
     Freeze,
+    Guardrail,
     GuardrailName,
+    LatencyGate,
     Mirror,
     Model,
     ModelType,
@@ -35,10 +44,15 @@ from steersman.domain.spec import (
     PolicyGate,
     Promote,
     RetrainMode,
+    SchemaGate,
     SetWeight,
     Shadow,
+    SizeGate,
     Step,
 )
+
+BURN_WINDOW_MAX = timedelta(days=1)
+"""Guardrails look back a day at most."""
 
 HELD_OUT = "holdout"
 """What a gate may be measured `on`."""
@@ -69,6 +83,9 @@ def _model(model: Model) -> Iterator[Problem]:
             yield Problem(path="spec.train.source", message="needs exactly one of directory and git")
         if (source.git is None) != (source.commit is None):
             yield Problem(path="spec.train.source", message="git needs a commit, and a commit needs git")
+    if spec.tests is not None and spec.tests.source.directory is None and spec.tests.source.git is None:
+        yield Problem(path="spec.tests.source", message="needs a directory")
+    yield from declared_metrics(model)
     yield from _gates(model)
     for name, policy in spec.environments.items():
         yield from _policy(model, name, policy)
@@ -84,14 +101,41 @@ def _gates(model: Model) -> Iterator[Problem]:
             except ValueError as error:
                 yield Problem(path=path, message=f"policy: {error}")
             continue
-        yield from _metric(model, path, "metric", gate.metric)
+        if isinstance(gate, DocumentedGate):
+            yield from _documented(path, gate)
+        if isinstance(gate, SchemaGate | SizeGate | DocumentedGate):
+            continue
         if gate.on != HELD_OUT:
             yield Problem(path=path, message=f"on must be {HELD_OUT}, got {shown(gate.on)}")
         elif model.spec.holdout is None:
             yield Problem(path=path, message="on: holdout needs spec.holdout, which is missing")
+        if isinstance(gate, LatencyGate):
+            continue
+        yield from _metric(model, path, "metric", gate.metric)
         if isinstance(gate, FloorGate) and METRICS.get(gate.metric) is Direction.LOWER:
-            message = f"floor needs a metric where higher is better; for {gate.metric} use maxDrop or margin"
+            message = f"floor needs a metric where higher is better; for {gate.metric} use ceiling, maxDrop or margin"
             yield Problem(path=path, message=message)
+        if isinstance(gate, CeilingGate) and METRICS.get(gate.metric) is Direction.HIGHER:
+            message = f"ceiling needs a metric where lower is better; for {gate.metric} use floor, maxDrop or margin"
+            yield Problem(path=path, message=message)
+        if isinstance(gate, PairedGate | FloorGate | CeilingGate):
+            yield from _enough_blocks(path, gate, model)
+
+
+def _enough_blocks(path: str, gate: PairedGate | FloorGate | CeilingGate, model: Model) -> Iterator[Problem]:
+    by_rows = not isinstance(gate, PairedGate) and gate.unit is EvidenceUnit.ROW
+    holdout = model.spec.holdout
+    if holdout is not None and not by_rows and gate.block * gate.blocks_min > holdout.last:
+        message = "holdout.last must be at least blocksMin times block, or no verdict is possible"
+        yield Problem(path=path, message=message)
+
+
+def _documented(path: str, gate: DocumentedGate) -> Iterator[Problem]:
+    for index, text in enumerate(gate.documented):
+        try:
+            parse_requirement(text)
+        except ValueError as error:
+            yield Problem(path=path, message=f"documented[{index}]: {error}")
 
 
 def _metric(model: Model, path: str, label: str, metric: str) -> Iterator[Problem]:
@@ -115,10 +159,13 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
         yield Problem(path=where, message="a canary needs a setWeight step; use shadow or allAtOnce otherwise")
     for index, guardrail in enumerate(policy.guardrails):
         path = f"spec.environments.{name}.guardrails[{index}]"
+        if guardrail.name is GuardrailName.ERROR_BUDGET:
+            yield from _budget(path, guardrail)
+            continue
+        if guardrail.burn_rate is not None:
+            yield Problem(path=path, message="burnRate is for error-budget")
         if (guardrail.limit is None) == (guardrail.ratio is None):
             yield Problem(path=path, message="needs either limit, or vs and ratio")
-        if guardrail.name is GuardrailName.ERROR_RATE and guardrail.ratio is not None:
-            yield Problem(path=path, message="error-rate needs a limit; vs and ratio compare latencies")
         if (guardrail.ratio is None) != (guardrail.vs is None):
             yield Problem(path=path, message="vs and ratio go together")
         if guardrail.vs not in (None, "stable"):
@@ -132,8 +179,22 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
     yield from _freezes(f"spec.environments.{name}", policy.freeze)
 
 
+def _budget(path: str, guardrail: Guardrail) -> Iterator[Problem]:
+    rule = guardrail.burn_rate
+    if rule is None or guardrail.limit is not None or guardrail.ratio is not None or guardrail.vs is not None:
+        yield Problem(path=path, message="error-budget needs burnRate, and no limit, vs or ratio")
+        return
+    if not 0.0 < rule.budget <= 0.5:
+        yield Problem(path=f"{path}.burnRate", message="objective must be at least 50% and below 100%")
+    for index, window in enumerate(rule.windows):
+        if not window.short < window.long <= BURN_WINDOW_MAX:
+            message = "short must be shorter than long, and long at most 1d"
+            yield Problem(path=f"{path}.burnRate.windows[{index}]", message=message)
+
+
 def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
     promoted = mirrored = False
+    weight = 0
     for index, step in enumerate(steps):
         at = f"{path}.steps[{index}]"
         if promoted and not isinstance(step, Bake):
@@ -144,14 +205,18 @@ def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
             case Bake():
                 if not promoted:
                     yield Problem(path=at, message="bake must follow promote")
-                for number, metric in enumerate(step.metrics):
-                    yield from _metric(model, f"{at}.bake", f"metrics[{number}]", metric)
+                yield from compared_metrics(model, f"{at}.bake", step)
             case Mirror():
                 mirrored = True
-            case Analysis():
+            case SetWeight(weight_pct=weight):
+                pass
+            case Analysis(mode=mode):
                 yield from _analysis(model, f"{at}.analysis", step)
-                if not mirrored:
+                if mode is AnalysisMode.PAIRED and not mirrored:
                     yield Problem(path=f"{at}.analysis", message="mode paired needs a mirror step before it")
+                if mode is AnalysisMode.SPLIT and not 0 < weight < 100:
+                    message = "mode split needs a setWeight between 1 and 99 before it: both versions must answer"
+                    yield Problem(path=f"{at}.analysis", message=message)
             case _:
                 pass
     if not promoted:
@@ -159,12 +224,11 @@ def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
 
 
 def _analysis(model: Model, path: str, step: Analysis) -> Iterator[Problem]:
-    for number, metric in enumerate(step.metrics):
-        yield from _metric(model, path, f"metrics[{number}]", metric)
+    yield from compared_metrics(model, path, step)
     if step.on_inconclusive is OnInconclusive.PROMOTE_WITHIN_MARGIN and model.spec.tier >= 2:
         message = f"onInconclusive promoteWithinMargin is for tiers 0 and 1, this model has tier {model.spec.tier}"
         yield Problem(path=path, message=message)
-    if step.block * step.blocks_min > step.duration_max:
+    if step.unit is EvidenceUnit.BLOCK and step.block * step.blocks_min > step.duration_max:
         yield Problem(
             path=path, message="maxDuration must be at least blocksMin times block, or no verdict is possible"
         )

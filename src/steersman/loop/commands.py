@@ -28,8 +28,10 @@ from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.linting import Finding as LintFinding
 from steersman.domain.linting import Level, lint
+from steersman.domain.operation import Operation
 from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
 from steersman.domain.version import Version
+from steersman.loop.checking import ask_check
 from steersman.loop.gathering import valid_approvers
 from steersman.loop.opening import give_up, open_release, reason, version_of
 from steersman.loop.reconciler import Reconciler, release_event
@@ -59,6 +61,7 @@ class Commands:
                 raise BadDocument(problems)
             self._refuse_unknown_registry(document)
             self._refuse_unknown_channels(document)
+            self._refuse_unreadable_metrics(document)
             parsed.append(document)
         results = []
         with self._world.store.write() as tx:
@@ -110,6 +113,17 @@ class Commands:
         ]
         if problems:
             raise BadDocument(problems, next_step="Start `steersman up` with --notify NAME=env:VARIABLE for it.")
+
+    def _refuse_unreadable_metrics(self, document: spec.Document) -> None:
+        """A declared metric is evaluated by what reads the tables, and only that knows what it can read."""
+        declared = document.spec.metrics if isinstance(document, spec.Model) else ()
+        problems = [
+            Problem(path=f"spec.metrics[{index}]", message=f"expression: {because}")
+            for index, metric in enumerate(declared)
+            if (because := self._world.log.refuse_measure(metric.expression)) is not None
+        ]
+        if problems:
+            raise BadDocument(problems, next_step="Write it as SQL over one row: score, label and input columns.")
 
     def _apply_one(
         self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool
@@ -172,6 +186,20 @@ class Commands:
         with self._world.store.write() as tx:
             record(tx)
         return version
+
+    def check(self, workspace: str, name: str, number: int, environment: str, *, actor: str) -> Operation:
+        """Run a version's own tests and its gates without a release; the check on its way where there is one."""
+        self.register(workspace, name, number, actor=actor)
+        with self._world.store.write() as tx:
+            return ask_check(
+                tx,
+                self._world,
+                self._documents,
+                place=(workspace, name),
+                number=number,
+                environment=environment,
+                actor=actor,
+            )
 
     def retire(self, workspace: str, name: str, number: int, *, actor: str, because: str) -> Version:
         """Take a version out of use for good: it is drained, and cannot be released again or rolled back to.

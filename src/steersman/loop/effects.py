@@ -17,8 +17,9 @@ from steersman.domain.incident import Purpose, Training
 from steersman.domain.operation import Operation, OperationKind
 from steersman.domain.release import Phase
 from steersman.domain.version import Version
+from steersman.loop.checking import check, check_given_up
 from steersman.loop.datasets import dataset_source, holdout_span
-from steersman.loop.evaluating import evaluate_gates
+from steersman.loop.evaluating import Contest, evaluate_gates
 from steersman.loop.registering import register
 from steersman.loop.world import Documents, World, registry_of
 from steersman.ports import ReplicaSpec, TargetError, TrainingJob
@@ -118,10 +119,21 @@ def _gate(world: World, documents: Documents, operation: Operation) -> Ended | N
         model = documents.revision(tx, release.document)
         candidate = _version(tx, {**operation.args, "version": release.version})
         production = _version(tx, {**operation.args, "version": release.previous.version}) if release.previous else None
-    facts = evaluate_gates(
-        world, documents, model, release=release, candidate=candidate, production=production, at=operation.at
+    contest = Contest(
+        model=model,
+        candidate=candidate,
+        production=production,
+        candidate_in=release.environment,
+        production_in=release.environment,
+        name=f"gates-{release.id}",
+        at=operation.at,
     )
-    return Ended(result={"gates": facts})
+    return Ended(result={"gates": evaluate_gates(world, contest)})
+
+
+def _check(world: World, documents: Documents, operation: Operation) -> Ended | None:
+    done = check(world, documents, operation, replica_spec)
+    return None if done is None else Ended(result=done.result, record=done.record)
 
 
 def _train(world: World, documents: Documents, operation: Operation) -> Ended | None:
@@ -277,6 +289,7 @@ def _version(tx: Transaction, args: Mapping[str, Any]) -> Version:
 
 GIVEN_UP: dict[OperationKind, Callable[[Transaction, World, Operation], None]] = {
     OperationKind.TRAIN: _train_given_up,
+    OperationKind.CHECK: check_given_up,
 }
 """What else is written when the last attempt of an operation failed; kinds not named here leave it at that."""
 
@@ -287,4 +300,5 @@ EFFECTS: dict[OperationKind, Effect] = {
     OperationKind.ALIAS: _alias,
     OperationKind.GATE: _gate,
     OperationKind.TRAIN: _train,
+    OperationKind.CHECK: _check,
 }

@@ -10,26 +10,21 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from steersman.decide.judging import judge_error_rate, judge_latency_ratio
-from steersman.decide.rolling_out import GuardrailReading
 from steersman.decide.routing import live, live_at
 from steersman.domain import spec
 from steersman.domain.incident import IncidentState
-from steersman.domain.release import Phase, Release
-from steersman.domain.verdicts import Outcome, Verdict
+from steersman.domain.release import Release
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import Readings, present_pairing
+from steersman.loop.gathering import present_pairing
+from steersman.loop.guarding import Guarding
 from steersman.loop.isolation import every
-from steersman.loop.observer import Mark, Pairing, blocks_between, observe_pairing, reading_key
+from steersman.loop.observer import Mark, Pairing, blocks_between, observe_pairing
 from steersman.loop.world import Documents, World
-from steersman.ports import AnsweredRows, ArmCount
+from steersman.ports import AnsweredRows
 from steersman.stats.performance import METRICS, evaluate
 from steersman.stats.profiles import Profile, profile_categorical, profile_numeric, to_bytes
 from steersman.store.records import Window
 from steersman.store.transaction import Transaction
-
-GUARDRAIL_SPAN_MAX = timedelta(days=1)
-"""Guardrails look back at most this far: what happens now counts, and reading stays bounded through a long bake."""
 
 WINDOW_DEFAULT = timedelta(days=1)
 
@@ -44,6 +39,7 @@ class Measuring:
     def __init__(self, world: World, documents: Documents) -> None:
         self._world = world
         self._documents = documents
+        self._guarding = Guarding(world, documents)
 
     def look(self) -> bool:
         """Measure what has become measurable; True if evidence was added."""
@@ -56,9 +52,7 @@ class Measuring:
             model = self._documents.model(tx, place[0], place[1])
             releases = tx.releases(*place)
             pairings = self._pairings(tx, model, releases)
-        added = False
-        for release in releases:
-            added = self._guard(model, release) or added
+        added = self._guarding.look(releases)
         for pairing in pairings:
             added = observe_pairing(self._world, pairing, horizon=horizon(model)) or added
         added = self._close_windows(model, releases) or added
@@ -72,7 +66,7 @@ class Measuring:
             if release.completion is None:
                 document = self._documents.revision(tx, release.document)
                 policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-                pairing = present_pairing(release, policy)
+                pairing = present_pairing(release, policy, document.spec.metrics)
                 if pairing is not None:
                     pairings.append(pairing)
         serving = live(releases)
@@ -89,72 +83,6 @@ class Measuring:
         if challenger is not None and monitor is not None:
             pairings.append(challenger_pairing(serving, challenger.digest, challenger.since, monitor))
         return pairings
-
-    # --- guardrails
-
-    def _guard(self, model: spec.Model, release: Release) -> bool:
-        guarded = release.exposed and release.phase in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING)
-        if not guarded or release.completion is not None:
-            return False
-        with self._world.store.read() as tx:
-            policy = self._documents.revision(tx, release.document).spec.environments.get(
-                release.environment, spec.EnvironmentPolicy()
-            )
-            known = tx.monitor_state(
-                release.workspace, release.model, release.environment, reading_key(release), Readings
-            )
-        now = self._world.clock.now()
-        since = max(release.step_started_at, now - GUARDRAIL_SPAN_MAX)
-        if not policy.guardrails or since >= now or (known is not None and known.at == now):
-            return False
-        counts = self._world.log.counts(release.workspace, release.environment, release.model, since=since, until=now)
-        readings = tuple(self._read(guardrail, release, counts, since, now) for guardrail in policy.guardrails)
-        with self._world.store.write() as tx:
-            tx.put_monitor_state(
-                release.workspace,
-                release.model,
-                release.environment,
-                reading_key(release),
-                Readings(at=now, readings=readings),
-            )
-        return True
-
-    def _read(
-        self, guardrail: spec.Guardrail, release: Release, counts: Sequence[ArmCount], since: datetime, now: datetime
-    ) -> GuardrailReading:
-        mine = [c for c in counts if c.digest == release.digest and c.variant in ("candidate", "stable")]
-        requests, errors = sum(c.rows for c in mine), sum(c.errors for c in mine)
-        critical = guardrail.critical
-        if guardrail.name is spec.GuardrailName.ERROR_RATE and guardrail.limit is not None:
-            verdict = judge_error_rate(
-                errors=errors, requests=requests, limit=guardrail.limit.value, requests_min=guardrail.requests_min
-            )
-        else:
-            verdict = self._latency(guardrail, release, since, now)
-            critical = critical and not self._world.clock.replay  # a replay's latency is the replaying machine's
-        return GuardrailReading(name=guardrail.name, critical=critical, verdict=verdict)
-
-    def _latency(self, guardrail: spec.Guardrail, release: Release, since: datetime, now: datetime) -> Verdict:
-        quantile = {"p50-latency": 0.5, "p95-latency": 0.95, "p99-latency": 0.99}.get(guardrail.name)
-        if quantile is None:
-            return Verdict(outcome=Outcome.ERROR, because=f"{guardrail.name} needs a limit")
-        place = (release.workspace, release.environment, release.model)
-        mine = self._world.log.latencies(*place, since=since, until=now, digest=release.digest)
-        if guardrail.ratio is not None and release.previous is not None:
-            theirs = self._world.log.latencies(*place, since=since, until=now, digest=release.previous.digest)
-            return judge_latency_ratio(
-                mine,
-                theirs,
-                ratio_limit=guardrail.ratio,
-                quantile=quantile,
-                requests_min=max(guardrail.requests_min, 2),
-            )
-        if guardrail.limit is None or len(mine) < guardrail.requests_min:
-            return Verdict(outcome=Outcome.INCONCLUSIVE, because=f"{len(mine)} requests", n=len(mine))
-        measured = float(np.quantile(mine, quantile))
-        outcome = Outcome.SUCCESSFUL if guardrail.limit.holds(measured) else Outcome.FAILED
-        because = f"{guardrail.name} {measured:.1f} ms, limit {guardrail.limit.value:g} ms, n={len(mine)} requests"
-        return Verdict(outcome=outcome, because=because, estimate=measured, n=len(mine))
 
     # --- windows
 
@@ -246,7 +174,7 @@ def window_of(model: spec.Model) -> timedelta:
 def metrics_of(model: spec.Model) -> list[str]:
     """Every performance metric the document names, each once, in a fixed order."""
     named = {m.metric for m in model.spec.monitors if not isinstance(m, spec.DriftMonitor)}
-    named |= {g.metric for g in model.spec.gates if not isinstance(g, spec.PolicyGate)}
+    named |= {g.metric for g in model.spec.gates if isinstance(g, spec.MetricGate)}
     return sorted(name for name in named if name in METRICS)
 
 
@@ -255,18 +183,19 @@ def challenger_monitor(model: spec.Model) -> spec.ChallengerMonitor | None:
 
 
 def recovery_pairing(model: spec.Model, release: Release) -> Pairing | None:
-    """A remedy's version compared with the one it replaced, since its promotion, in the metric the bake judges first."""
+    """A remedy's version compared with the replaced one since its promotion, in the first metric of labels the bake judges."""
     if release.previous is None or release.promoted_at is None:
         return None
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
     bake = next((s for s in policy.strategy.steps if isinstance(s, spec.Bake) and s.metrics), None)
+    judged = next((metric for metric in bake.metrics if metric in METRICS), "log_loss") if bake else "log_loss"
     return Pairing(
         workspace=release.workspace,
         environment=release.environment,
         model=release.model,
         reference=release.previous.digest,
         compared=release.digest,
-        metrics=(bake.metrics[0] if bake else "log_loss",),
+        metrics=(judged,),
         block=bake.block if bake else timedelta(days=1),
         since=release.promoted_at,
     )

@@ -19,6 +19,7 @@ from steersman.domain.incident import IncidentState
 from steersman.domain.operation import Intent, Operation, OperationKind, OperationState
 from steersman.domain.release import Arm, Phase, Release
 from steersman.domain.traffic import Traffic
+from steersman.loop.checking import CHECKS, checked_digests
 from steersman.loop.gathering import Seen, gate_key, gather
 from steersman.loop.isolation import every
 from steersman.loop.routes import answering, compile_configuration, serves
@@ -59,6 +60,7 @@ class Reconciler:
         moved = self._keep_running(traffics, look)
         moved = self._keep_routed(traffics, look) or moved
         moved = every(traffics.items(), lambda item: self._advance(*item[0], item[1], look)) or moved
+        moved = self._end_checks(look) or moved
         return self._keep_tidy(traffics, look) or moved
 
     # --- what should be
@@ -313,22 +315,39 @@ class Reconciler:
                 return False
             for replica in {(_place(r), r.digest): r for r in look.replicas}.values():
                 traffic = traffics.get(_place(replica))
+                if replica.environment == CHECKS:
+                    continue
                 wanted = {arm.digest for arm in traffic.serving()} if traffic else set()
                 if replica.digest in wanted or f'"{replica.address}"' in newest[1]:
                     continue
-                prefix = _stop_key(_place(replica), replica.digest)
-                earlier = tx.operations_like(prefix)
-                if earlier and not earlier[-1].state.ended:
-                    continue
-                args = {
-                    "workspace": replica.workspace,
-                    "model": replica.model,
-                    "environment": replica.environment,
-                    "digest": replica.digest,
-                }
-                intent = Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.STOP, args=args)
-                moved = self._ask(tx, intent) or moved
+                moved = self._ask_stop(tx, replica) or moved
         return moved
+
+    def _end_checks(self, look: Look) -> bool:
+        """Stop replicas that were started for a check which is over; no traffic ever reached them."""
+        there = {(_place(r), r.digest): r for r in look.replicas if r.environment == CHECKS}
+        if not there:
+            return False
+        moved = False
+        with self._world.store.write() as tx:
+            needed = checked_digests(tx)
+            for (_, digest), replica in sorted(there.items()):
+                if digest not in needed:
+                    moved = self._ask_stop(tx, replica) or moved
+        return moved
+
+    def _ask_stop(self, tx: Transaction, replica: RunningReplica) -> bool:
+        prefix = _stop_key(_place(replica), replica.digest)
+        earlier = tx.operations_like(prefix)
+        if earlier and not earlier[-1].state.ended:
+            return False
+        args = {
+            "workspace": replica.workspace,
+            "model": replica.model,
+            "environment": replica.environment,
+            "digest": replica.digest,
+        }
+        return self._ask(tx, Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.STOP, args=args))
 
     def _ask(self, tx: Transaction, intent: Intent) -> bool:
         return ask(tx, intent, at=self._world.clock.now())

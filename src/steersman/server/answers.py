@@ -18,6 +18,7 @@ from steersman.domain.errors import NotFound, SteersmanError
 from steersman.domain.events import Action
 from steersman.domain.release import Release
 from steersman.ledger.entry import parse_entry
+from steersman.loop.checking import newest_check
 from steersman.loop.gathering import approvals_of
 from steersman.loop.monitors import MonitorState
 from steersman.loop.world import Documents, in_order
@@ -115,6 +116,7 @@ def release_status(tx: Transaction, documents: Documents, release: Release) -> J
         **plain(release),
         "steps": steps,
         "verdicts": [plain(v) for v in tx.verdicts(release.id)],
+        "checks": [plain(v) for v in newest_check(tx, release)],
         "approvals": [plain(a) for a in tx.approvals(release.id)],
         "approvals_required": approvals_of(tx, release, document),
     }

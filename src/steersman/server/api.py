@@ -25,7 +25,8 @@ from steersman.domain.release import Phase, Release
 from steersman.ledger.proofs import verify_export, write_export
 from steersman.loop.clock import ReplayClock
 from steersman.server import answers
-from steersman.server.exchange import body_of, field, reply
+from steersman.server.checks import check_routes
+from steersman.server.exchange import body_of, field, number_of, reply
 from steersman.server.people import people_routes
 from steersman.server.security import Within, route
 from steersman.server.wiring import Assembled, checkpoint, wall
@@ -46,13 +47,6 @@ def moment(text: str) -> datetime:
     if found.tzinfo is None:
         raise BadRequest("the time needs an offset, e.g. 2026-03-01T12:00:00Z")
     return found
-
-
-def number_of(request: Request, name: str) -> int:
-    text = str(request.path_params[name])
-    if not text.isdigit() or len(text) > 9:
-        raise BadRequest(f"{text[:40]!r} is no version number")
-    return int(text)
 
 
 def access_of(request: Request) -> Access:
@@ -91,6 +85,7 @@ class Api:
             route(MODEL, self.model, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/versions", self.versions, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/versions", self.register, ["POST"], permission=p.VERSION_REGISTER),
+            *check_routes(f"{MODEL}/versions/{{number}}/checks", assembled=self._parts),
             route(f"{MODEL}/versions/{{number}}/retire", self.retire, ["POST"], permission=p.VERSION_RETIRE),
             route(f"{MODEL}/plan", self.plan, ["POST"], permission=p.MODEL_READ),
             route(f"{MODEL}/history", self.history, ["GET"], permission=p.MODEL_READ),
@@ -206,7 +201,7 @@ class Api:
             workspace = str(metadata.get("workspace", "default")) if isinstance(metadata, dict) else "default"
             access.require(Permission.DOCUMENT_APPLY, workspace)
             spec = document.get("spec")
-            if isinstance(spec, dict) and spec.get("train") is not None:
+            if isinstance(spec, dict) and (spec.get("train") is not None or spec.get("tests") is not None):
                 access.require(Permission.TRAIN_DEFINE, workspace)
         dry_run = field(body, "dryRun", bool, default=False)
         results = await run_in_threadpool(self._commands.apply, documents, actor=actor_of(request), dry_run=dry_run)

@@ -25,6 +25,14 @@ async def body_of(request: Request) -> dict[str, Any]:
     return found
 
 
+def number_of(request: Request, name: str) -> int:
+    """The version number in a route's path."""
+    text = str(request.path_params[name])
+    if not text.isdigit() or len(text) > 9:
+        raise BadRequest(f"{text[:40]!r} is no version number")
+    return int(text)
+
+
 def field(body: dict[str, Any], name: str, kind: type, default: Any = ...) -> Any:
     """A field of the body, of the kind given. Raises BadRequest when it is missing or of another."""
     value = body.get(name, default)

@@ -18,6 +18,7 @@ from steersman.domain.errors import NotFound
 from steersman.domain.version import Column, Format
 from steersman.ports import (
     AnsweredRows,
+    Answers,
     ArmCount,
     DatasetSource,
     Description,
@@ -29,6 +30,7 @@ from steersman.ports import (
     RouterError,
     RunningReplica,
     Snapshot,
+    SplitRows,
     TrainingJob,
 )
 
@@ -45,6 +47,9 @@ class FakeRegistry:
     content: dict[int, bytes] = field(default_factory=dict)
     alias: dict[str, int] = field(default_factory=dict)
     format: Format = Format.LIGHTGBM
+    signature: tuple[Column, ...] = (Column(name="x", type="FP64"),)
+    papers: dict[str, str] = field(default_factory=dict)
+    """Text files every version is fetched with, by name."""
 
     def add(self, number: int | None = None, content: bytes = b"") -> int:
         number = number or max(self.content, default=0) + 1
@@ -62,12 +67,14 @@ class FakeRegistry:
         if number not in self.content:
             raise NotFound(f"no version {number} of {name}")
         found = Format.LIGHTGBM if self.content[number].startswith(b"tree") else Format.XGBOOST
-        return Description(format=found, file="model.txt", signature=(Column(name="x", type="FP64"),))
+        return Description(format=found, file="model.txt", signature=self.signature)
 
     def fetch(self, name: str, number: int, into: Path) -> Description:
         described = self.describe(name, number)
         into.mkdir(parents=True)
         (into / "model.txt").write_bytes(self.content[number])
+        for name, text in self.papers.items():
+            (into / name).write_text(text)
         return described
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -227,13 +234,63 @@ class FakeTraffic:
         as_of: datetime,
         reference: str,
         compared: str,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
     ) -> PairedRows:
+        """Both versions on every row; `site` is the one column there is to slice by."""
         days = self.days(since, until)
+        rows = self.rows * len(days)
+        theirs = np.concatenate([self.scores(reference, day) for day in days])
+        ours = np.concatenate([self.scores(compared, day) for day in days])
         return PairedRows(
-            reference=np.concatenate([self.scores(reference, day) for day in days]),
-            compared=np.concatenate([self.scores(compared, day) for day in days]),
+            events=[f"e{number}" for number in range(rows)],
             labels=np.concatenate([self.labels(day) for day in days]),
+            reference=_answers(theirs, self.errors.get(reference, 0.0)),
+            compared=_answers(ours, self.errors.get(compared, 0.0)),
+            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in slices else {},
         )
+
+    def split(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+        drawn_since: datetime,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
+    ) -> SplitRows:
+        """Each row by lot, with the weight in effect now; no row where only one of them answers."""
+        days = self.days(since, until)
+        weight = self._weight(compared)
+        rows = self.rows * len(days) if 0.0 < weight < 1.0 else 0
+        lot = [np.random.default_rng(int(day.timestamp()) + 3).random(self.rows) for day in days]
+        candidate = np.concatenate(lot)[:rows] < weight
+        ours = np.concatenate([self.scores(compared, day) for day in days])[:rows]
+        theirs = np.concatenate([self.scores(reference, day) for day in days])[:rows]
+        events = [f"{since:%m%d}/{number}" for number in range(rows)]
+        return SplitRows(
+            events=events,
+            units=events,
+            candidate=candidate,
+            probability=np.full(rows, weight),
+            labels=np.concatenate([self.labels(day) for day in days])[:rows],
+            answers=_answers(np.where(candidate, ours, theirs), 0.0),
+            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in slices else {},
+        )
+
+    def refuse_measure(self, expression: str) -> str | None:
+        return None
+
+    def _weight(self, digest: str) -> float:
+        configuration = self.router.configuration if self.router else None
+        variants = configuration.routes[0].variants if configuration and configuration.routes else ()
+        return next((v.weight_pct / 100 for v in variants if v.digest == digest), 0.0)
 
     def answered(
         self,
@@ -292,6 +349,12 @@ class FakeTraffic:
         return Removed(predictions=1, labels=1, files=2)
 
 
+def _answers(scores: Any, errors: float) -> Answers:
+    """Every request is answered, within 2 ms; the share `errors` of them, spread evenly, failed before that."""
+    failed = np.floor(np.arange(1, len(scores) + 1) * errors) > np.floor(np.arange(len(scores)) * errors)
+    return Answers(scores=scores, failed=failed, latency_ms=np.full(len(scores), 2.0))
+
+
 @dataclass
 class FakeDatasets:
     """Snapshots are files that hold no more than their span; reading one gives the made-up world's rows of it."""
@@ -341,24 +404,35 @@ class FakeDatasets:
 
 @dataclass
 class FakeScorer:
-    """Asks the made-up world what the replica at an address would have said."""
+    """Asks the made-up world what the replica at an address would have said, the slowest prediction in `latency_ms`.
+
+    `asked` counts how often a version's scores were wanted.
+    """
 
     traffic: FakeTraffic
     target: FakeTarget
+    latency_ms: float = 4.0
+    asked: int = 0
 
     def score(self, address: str, model: str, rows: Path, columns: Sequence[str]) -> Any:
         digest = next(r.digest for r in self.target.replicas if r.address == address)
         start, end = (datetime.fromisoformat(text) for text in rows.read_text().split())
         days = self.traffic.days(start, end)
+        self.asked += 1
         return np.concatenate([self.traffic.scores(digest, day) for day in days])
+
+    def latencies(self, address: str, model: str, rows: Path, columns: Sequence[str], *, requests: int) -> Any:
+        return np.linspace(self.latency_ms / 2, self.latency_ms, requests)
 
 
 @dataclass
 class FakeTrainer:
-    """A run registers a version at once; `fails` makes runs end badly."""
+    """A run registers a version at once; `fails` makes runs end badly. A run of tests registers none, and ends with
+    `tests_exit`."""
 
     registry: FakeRegistry
     fails: bool = False
+    tests_exit: int = 0
     jobs: dict[str, JobState] = field(default_factory=dict)
     seen: list[TrainingJob] = field(default_factory=list)
 
@@ -366,6 +440,13 @@ class FakeTrainer:
         if job.id in self.jobs:
             return
         self.seen.append(job)
+        if job.id.startswith("check-"):
+            record = {"exit_code": self.tests_exit}
+            because = f"exited with code {self.tests_exit} after 0.1 s" if self.tests_exit else ""
+            self.jobs[job.id] = JobState(
+                state="failed" if self.tests_exit else "succeeded", record=record, because=because
+            )
+            return
         if self.fails:
             self.jobs[job.id] = JobState(state="failed", because="exit code 1: ValueError: no rows")
             return

@@ -99,6 +99,7 @@ class Story:
     traffic: FakeTraffic
     trainer: FakeTrainer
     datasets: FakeDatasets
+    scorer: FakeScorer
     notifier: FakeNotifier
     clock: ReplayClock
     control: Control
@@ -226,6 +227,7 @@ def _assemble(
     store = Store.at(folder, wall=_wall)
     clock = ReplayClock(store, start=EPOCH + timedelta(days=59))
     datasets = FakeDatasets(traffic)
+    scorer = FakeScorer(traffic, target)
     world = World(
         store=store,
         clock=clock,
@@ -233,7 +235,7 @@ def _assemble(
         target=target,
         trainer=trainer,
         datasets=datasets,
-        scorer=FakeScorer(traffic, target),
+        scorer=scorer,
         router=router,
         log=traffic,
         artifacts=ArtifactStore(folder / "artifacts"),
@@ -253,6 +255,7 @@ def _assemble(
         traffic=traffic,
         trainer=trainer,
         datasets=datasets,
+        scorer=scorer,
         notifier=notifier,
         clock=clock,
         control=control,

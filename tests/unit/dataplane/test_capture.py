@@ -195,7 +195,7 @@ def test_a_full_segment_is_synced_beside_the_loop_and_before_whoever_waits_is_to
         synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), threading.get_ident()))
         fsync(descriptor)
 
-    monkeypatch.setattr(capture.os, "fsync", noted)
+    monkeypatch.setattr(os, "fsync", noted)
 
     async def run() -> None:
         writer = SegmentWriter(tmp_path, "router-0", segment_bytes_max=1)

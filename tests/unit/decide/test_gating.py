@@ -13,13 +13,15 @@ from steersman.decide.gating import (
     GateResult,
     HoldoutScores,
     NotApplicable,
+    gate_ceiling,
     gate_floor,
     gate_max_drop,
     gate_paired,
     gate_policy,
+    gate_slices,
     outside_envelope,
 )
-from steersman.domain.spec import Algorithm, Envelope
+from steersman.domain.spec import Algorithm, Envelope, EvidenceUnit
 from steersman.domain.verdicts import Outcome, Verdict
 
 
@@ -197,3 +199,148 @@ def test_only_a_drop_that_is_sure_is_outside_of_the_envelope_and_no_measurement_
     assert outside_envelope(Envelope(max_metric_drop=5.0), compared=compared(SCRAMBLED), **same) is None
     nothing = outside_envelope(Envelope(max_metric_drop=5.0), compared=[], **same)
     assert nothing == "no gate compared it with production, so maxMetricDrop is not known to be kept"
+
+
+# --- absolute bounds
+
+
+def answers(right: int, of: int, *, blocks: int = 1) -> HoldoutScores:
+    """A holdout of `of` rows whose label is 1, `right` of them answered so."""
+    scores = np.where(np.arange(of) < right, 0.9, 0.1)
+    return HoldoutScores(
+        labels=np.ones(of), candidate=scores, production=None, blocks=[str(n % blocks) for n in range(of)]
+    )
+
+
+def verdict(result: GateResult) -> Verdict:
+    assert isinstance(result.answer, Verdict)
+    return result.answer
+
+
+def test_nine_right_answers_of_nine_prove_no_accuracy_of_99_percent() -> None:
+    few = gate_floor(answers(9, 9), metric="accuracy", floor=0.99, unit=EvidenceUnit.ROW)
+    assert outcome(few) is Outcome.INCONCLUSIVE
+    many = gate_floor(answers(1000, 1000), metric="accuracy", floor=0.99, unit=EvidenceUnit.ROW)
+    assert outcome(many) is Outcome.SUCCESSFUL
+
+
+def test_the_interval_of_a_rate_of_independent_rows_is_the_exact_one() -> None:
+    found = verdict(gate_floor(answers(45, 50), metric="accuracy", floor=0.5, alpha=0.025, unit=EvidenceUnit.ROW))
+    # Clopper and Pearson's 95 % interval of 45 of 50, as in the usual tables.
+    assert found.lower == pytest.approx(0.7819, abs=5e-5)
+    assert found.upper == pytest.approx(0.9667, abs=5e-5)
+    assert found.method == "Clopper-Pearson, one look, each bound 97.5%"
+
+
+@pytest.mark.parametrize(("metric", "events", "of"), [("precision", 3, 4), ("recall", 3, 5), ("accuracy", 5, 8)])
+def test_precision_recall_and_accuracy_are_shares_of_their_own_rows(metric: str, events: int, of: int) -> None:
+    rows = HoldoutScores(
+        labels=[1, 1, 1, 1, 1, 0, 0, 0],
+        candidate=[0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1],
+        production=None,
+        blocks=["a"] * 8,
+    )
+    found = verdict(gate_floor(rows, metric=metric, floor=0.01, unit=EvidenceUnit.ROW, blocks_min=2))
+    assert found.estimate == pytest.approx(events / of)
+    assert found.lower is not None
+    assert found.lower < events / of
+
+
+def test_a_ceiling_is_kept_by_the_upper_end_and_missed_by_the_lower() -> None:
+    loss = verdict(gate_ceiling(EQUAL, metric="log_loss", ceiling=1.0)).estimate
+    assert loss is not None
+    assert outcome(gate_ceiling(EQUAL, metric="log_loss", ceiling=2 * loss)) is Outcome.SUCCESSFUL
+    assert outcome(gate_ceiling(EQUAL, metric="log_loss", ceiling=loss)) is Outcome.INCONCLUSIVE
+    assert outcome(gate_ceiling(EQUAL, metric="log_loss", ceiling=loss / 2)) is Outcome.FAILED
+    with pytest.raises(ValueError, match="lower is better"):
+        gate_ceiling(EQUAL, metric="roc_auc", ceiling=0.9)
+
+
+def test_too_few_blocks_have_no_interval_and_do_not_pass() -> None:
+    found = gate_floor(answers(1000, 1000, blocks=4), metric="accuracy", floor=0.5)
+    assert outcome(found) is Outcome.INCONCLUSIVE
+    assert "4 blocks of the holdout, need at least 5" in verdict(found).because
+
+
+def test_a_floor_at_the_truth_is_rarely_passed_though_rows_of_a_day_share_their_luck() -> None:
+    by_block = by_row = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        day = np.repeat(rng.beta(16, 4, size=14), 100)  # accuracy 0.8 on average, each day its own
+        right = rng.random(day.size) < day
+        rows = HoldoutScores(
+            labels=np.ones(day.size),
+            candidate=np.where(right, 0.9, 0.1),
+            production=None,
+            blocks=np.repeat([f"{n:02d}" for n in range(14)], 100),
+        )
+        by_block += outcome(gate_floor(rows, metric="accuracy", floor=0.8)) is Outcome.SUCCESSFUL
+        by_row += outcome(gate_floor(rows, metric="accuracy", floor=0.8, unit=EvidenceUnit.ROW)) is Outcome.SUCCESSFUL
+    assert by_block <= 32, "alpha 5 %: 20 expected, 32 is three standard deviations more"
+    assert by_row > 80, "what rows taken for independent would have let through"
+
+
+@settings(max_examples=30, deadline=None)
+@given(right=st.integers(0, 60), more=st.integers(0, 60), floor=st.floats(0.05, 0.95))
+def test_one_right_answer_more_never_loses_a_floor(right: int, more: int, floor: float) -> None:
+    few, many = min(right, more), max(right, more)
+    passed = [
+        outcome(gate_floor(answers(n, 60), metric="accuracy", floor=floor, unit=EvidenceUnit.ROW)) for n in (few, many)
+    ]
+    assert passed[0] is not Outcome.SUCCESSFUL or passed[1] is Outcome.SUCCESSFUL
+
+
+# --- slices
+
+
+def by_origin(*, harmed: str | None, share: float = 0.2, small: int = 0) -> HoldoutScores:
+    """Both versions equal, but in the slice `harmed`, where the candidate is scrambled."""
+    rows = holdout(skill_candidate=0.8, skill_production=0.8, seed=3, days=14)
+    size = np.asarray(rows.labels).size
+    rng = np.random.default_rng(9)
+    origin = np.where(rng.random(size) < share, "EWR", "JFK").astype("<U3")
+    origin[:small] = "LGA"
+    candidate = np.asarray(rows.candidate).copy()
+    bad = origin == harmed
+    candidate[bad] = rng.permutation(candidate[bad])
+    return replace(rows, candidate=candidate, slices={"origin": origin})
+
+
+def sliced(rows: HoldoutScores, *, margin: float = 0.3, rows_min: int = 200) -> Verdict:
+    def judge(part: HoldoutScores, alpha: float) -> GateResult:
+        return gate_paired(part, metric="log_loss", margin=margin, alpha=alpha)
+
+    return verdict(gate_slices(judge, rows, columns=["origin"], rows_min=rows_min, alpha=0.05, higher_is_worse=True))
+
+
+def test_a_candidate_worse_in_one_segment_fails_and_the_segment_is_named() -> None:
+    found = sliced(by_origin(harmed="EWR"), margin=0.4)
+    assert found.outcome is Outcome.FAILED
+    assert "below the margin" in found.because, "over all rows it passes"
+    assert "failed: origin=EWR: log_loss: harm +" in found.because
+    assert "at alpha 0.025 each" in found.because
+
+
+def test_slices_that_are_not_surely_worse_stop_nothing_and_the_worst_is_named() -> None:
+    found = sliced(by_origin(harmed=None))
+    assert found.outcome is Outcome.SUCCESSFUL
+    assert "none surely beyond" in found.because
+    assert "worst origin=" in found.because
+
+
+def test_small_slices_are_counted_and_not_judged() -> None:
+    found = sliced(by_origin(harmed=None, small=50))
+    assert "2 slices by origin at alpha 0.025 each, 1 smaller than 200 rows not judged" in found.because
+
+
+def test_slices_that_cannot_be_measured_are_an_error_and_no_pass() -> None:
+    found = sliced(by_origin(harmed=None), rows_min=100_000)
+    assert found.outcome is Outcome.ERROR
+    assert "no slice by origin could be measured" in found.because
+
+
+def test_a_gate_without_slices_is_the_gate_itself() -> None:
+    def judge(part: HoldoutScores, alpha: float) -> GateResult:
+        return gate_floor(part, metric="roc_auc", floor=0.7, alpha=alpha)
+
+    assert gate_slices(judge, EQUAL, columns=[], rows_min=200, alpha=0.05, higher_is_worse=False) == judge(EQUAL, 0.05)

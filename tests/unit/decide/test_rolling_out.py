@@ -249,6 +249,20 @@ def test_a_first_version_passes_over_what_needs_another_to_compare_with(step: in
     assert step_after(facts(first, stable=None)) == (Phase.PROGRESSING, step + 1)
 
 
+def test_a_used_up_budget_holds_says_why_once_and_lets_failures_through() -> None:
+    waiting = release(Phase.PENDING)
+    move = plan(facts(waiting, exhausted="no budget is left", gates=gate(Outcome.SUCCESSFUL)))
+    assert move is not None
+    assert move.release == msgspec.structs.replace(waiting, because="no budget is left")
+    assert plan(facts(move.release, exhausted="no budget is left", gates=gate(Outcome.SUCCESSFUL))) is None
+    exposed = release(Phase.PROGRESSING, WAIT, entered=True, exposed=True, weight_pct=10.0)
+    held = plan(facts(exposed, exhausted="no budget is left"))
+    assert held is None or held.release.step == exposed.step
+    back = plan(facts(exposed, exhausted="no budget is left", guardrails=broken(critical=True)))
+    assert back is not None
+    assert back.release.phase is Phase.DEGRADED
+
+
 def test_a_freeze_holds_but_lets_failures_through() -> None:
     exposed = release(Phase.PROGRESSING, WAIT, entered=True, exposed=True, weight_pct=10.0)
     assert plan(facts(exposed, frozen="holidays")) is None

@@ -12,6 +12,7 @@ from steersman.domain.errors import NotFound
 from steersman.domain.incident import Incident
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
+from steersman.loop.checking import newest_check
 from steersman.loop.gathering import Readings, approvals_of
 from steersman.loop.observer import reading_key
 from steersman.loop.world import Documents
@@ -38,6 +39,7 @@ class ReleasePage:
     version: Version | None
     steps: tuple[StepView, ...]
     gates: tuple[VerdictView, ...]
+    checks: tuple[VerdictView, ...]
     analyses: tuple[VerdictView, ...]
     guardrails: tuple[VerdictView, ...]
     evidence: tuple[Evidence, ...]
@@ -71,6 +73,7 @@ def release_page(tx: Transaction, access: Access, documents: Documents, release_
         version=tx.version(release.workspace, release.model, release.version),
         steps=_steps(release, policy, declared=len(model.spec.gates), required=required),
         gates=tuple(_newest(v for v in verdicts if v.kind == "gate")),
+        checks=tuple(verdict_view(stored) for stored in newest_check(tx, release)),
         analyses=tuple(v for v in verdicts if v.kind in ("analysis", "bake")),
         guardrails=tuple(guardrails),
         evidence=_evidence(tx, release, policy),

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import msgspec
 
-from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, EnvironmentPolicy
+from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, EnvironmentPolicy, EvidenceUnit
+from steersman.domain.spec.measuring import DeclaredMetric
 from steersman.domain.spec.parts import Column, Duration, DurationOrZero, Metadata, Metric, Name, Part, Text
 from steersman.domain.spec.watching import Incidents, Monitor, Retrain
 
@@ -141,6 +142,15 @@ class Holdout(Part, frozen=True, kw_only=True):
     excluded_from_training: bool = True
 
 
+SLICE_ROWS_DEFAULT = 200
+"""Fewest rows of a slice that is judged: an accuracy of 200 rows is known to about seven points."""
+
+Slices = Annotated[tuple[Column, ...], msgspec.Meta(max_length=5)]
+"""Columns of the holdout whose every value is judged by itself too, and may veto."""
+
+SliceRows = Annotated[int, msgspec.Meta(ge=30, le=1_000_000)]
+
+
 class GateTest(StrEnum):
     """How the two versions are compared: on the same rows, in pairs."""
 
@@ -156,10 +166,11 @@ class PairedGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="paired"
     """`production`: the version the release would replace, where it is released."""
     test: GateTest = GateTest.PAIRED
     block: Duration = timedelta(days=1)
-    """Another length than a day is refused in this version."""
     blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
     margin: Annotated[float, msgspec.Meta(ge=0.0)]
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
+    slices: Slices = ()
+    slice_rows_min: SliceRows = SLICE_ROWS_DEFAULT
 
 
 class DropGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="drop"):
@@ -172,11 +183,31 @@ class DropGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="drop"):
 
 
 class FloorGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="floor"):
-    """The metric over all rows is at least `floor`; for metrics where higher is better."""
+    """The metric over all rows surely reaches `floor`: its whole interval does. For metrics where higher is better."""
 
     metric: Metric
     on: str = "holdout"
     floor: float
+    block: Duration = timedelta(days=1)
+    blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
+    unit: EvidenceUnit = EvidenceUnit.BLOCK
+    alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.25)] = 0.05
+    slices: Slices = ()
+    slice_rows_min: SliceRows = SLICE_ROWS_DEFAULT
+
+
+class CeilingGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="ceiling"):
+    """The loss over all rows surely keeps `ceiling`: its whole interval does. For metrics where lower is better."""
+
+    metric: Metric
+    on: str = "holdout"
+    ceiling: float
+    block: Duration = timedelta(days=1)
+    blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
+    unit: EvidenceUnit = EvidenceUnit.BLOCK
+    alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.25)] = 0.05
+    slices: Slices = ()
+    slice_rows_min: SliceRows = SLICE_ROWS_DEFAULT
 
 
 class PolicyGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="policy"):
@@ -185,7 +216,63 @@ class PolicyGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="policy"
     policy: Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 
 
-Gate = PairedGate | DropGate | FloorGate | PolicyGate
+class Compatibility(StrEnum):
+    """How far inputs and outputs may differ from production's."""
+
+    SAME = "same"
+    """Not at all."""
+    ADDITIVE = "additive"
+    """Callers of production's version are answered as before: optional inputs may be added at the end, inputs may become
+    optional."""
+
+
+class SchemaGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="schema"):
+    """Callers of production's version can call this one: the differences of inputs and output are named and judged."""
+
+    schema: Compatibility
+
+
+class SizeGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="size"):
+    """The version's files together are at most this large."""
+
+    max_size_mb: Annotated[float, msgspec.Meta(gt=0.0, le=1_000_000.0)]
+
+
+class LatencyGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="latency"):
+    """Single predictions on the version's own worker surely keep this time, on this machine. In a replay it is recorded and
+    decides nothing."""
+
+    max_latency: Duration
+    percentile: Annotated[float, msgspec.Meta(ge=1.0, le=99.9)] = 99.0
+    requests: Annotated[int, msgspec.Meta(ge=20, le=20_000)] = 500
+    """How many are measured; the 99th percentile needs 299 before its interval has an upper end."""
+    on: str = "holdout"
+
+
+class DocumentedGate(Part, frozen=True, kw_only=True, tag_field="gate", tag="documented"):
+    """The version's files say what they must: `FILE`, `FILE#Heading` (with text below it), or `FILE:field.of.yaml`."""
+
+    documented: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=300)], ...],
+        msgspec.Meta(min_length=1, max_length=50),
+    ]
+
+
+MetricGate = PairedGate | DropGate | FloorGate | CeilingGate
+"""Gates that compare numbers on the holdout's labels."""
+
+Gate = MetricGate | PolicyGate | SchemaGate | SizeGate | LatencyGate | DocumentedGate
+
+
+class Tests(Part, frozen=True, kw_only=True):
+    """The model's own tests, run by `steersman ci`. This is code that runs on our side, so declaring it takes the permission
+    that declaring a training takes."""
+
+    source: Source = msgspec.field(default_factory=lambda: Source(directory="."))
+    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=100)]
+    """Ends with 0 when all passed. Its variables say where the version answers and where its files and the holdout lie."""
+    timeout: Duration = timedelta(minutes=10)
+    limits: Limits = Limits()
 
 
 class ModelSpec(Part, frozen=True, kw_only=True):
@@ -201,6 +288,9 @@ class ModelSpec(Part, frozen=True, kw_only=True):
     ground_truth: GroundTruth | None = None
     train: Train | None = None
     holdout: Holdout | None = None
+    tests: Tests | None = None
+    metrics: Annotated[tuple[DeclaredMetric, ...], msgspec.Meta(max_length=20)] = ()
+    """Metrics of the team's own, for analyses and bakes."""
     gates: Annotated[tuple[Gate, ...], msgspec.Meta(max_length=50)] = ()
     environments: dict[Name, EnvironmentPolicy] = msgspec.field(default_factory=dict)
     monitors: Annotated[tuple[Monitor, ...], msgspec.Meta(max_length=50)] = ()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import http.client
 import math
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +25,9 @@ CHUNK_ROWS_MAX = 5_000
 """Rows of one request: at 20 columns about 1 MB of JSON and some 50 ms of a worker's time."""
 
 TIMEOUT_S = 60.0
+
+WARM_UP = 20
+"""Predictions before the first that counts: connection, caches, and whatever a library does at its first row."""
 
 VARIANT = "mirror"
 """What the worker is told: a copy whose answer no caller gets."""
@@ -55,6 +60,31 @@ class WorkerScorer:
         finally:
             connection.close()
         return scores
+
+    def latencies(
+        self, address: str, model: str, rows: Path, columns: Sequence[str], *, requests: int
+    ) -> Sequence[float]:
+        """Wall milliseconds of single predictions, the file's rows in turn, over one connection, after `WARM_UP` others.
+
+        Connection, protocol and prediction together, as a router next to the worker would see it. Raises as `score`.
+        """
+        frame = _read(rows, columns)
+        if frame.height == 0:
+            return []
+        host, _, port = address.rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=self._timeout_s)
+        took: list[float] = []
+        try:
+            for number in range(requests + WARM_UP):
+                row = frame.slice(number % frame.height, 1)
+                began = time.perf_counter()
+                deque(_ask(connection, model, row), maxlen=0)
+                took.append((time.perf_counter() - began) * 1000)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the worker of {model} at {address} does not answer: {error}") from error
+        finally:
+            connection.close()
+        return took[WARM_UP:]
 
 
 def _read(rows: Path, columns: Sequence[str]) -> pl.DataFrame:

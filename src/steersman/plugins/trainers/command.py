@@ -165,7 +165,7 @@ class CommandTrainer:
             "memory_mb": job.memory_mb,
             "cpu_s": job.cpu_s,
             "file_bytes_max": FILE_BYTES_MAX,
-            "readable": [str(path) for path in (job.data, *self._readable)],
+            "readable": [str(path) for path in (job.data, *job.readable, *self._readable)],
             "record": {
                 "command": list(job.command),
                 "code_digest": tree_digest(folder / "source"),
