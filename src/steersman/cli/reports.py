@@ -15,8 +15,6 @@ Json = dict[str, Any]
 
 DEFAULT_WORKSPACE = "default"
 
-_UNDONE = ("Aborted", "Superseded", "RolledBack")
-
 
 def reference(workspace: str, name: str) -> str:
     """A model as commands take it."""
@@ -47,17 +45,32 @@ def _place(model: Json, environment: str, place: Json) -> Json:
 
 
 def _waiting(found: Iterable[Json]) -> list[str]:
+    """What a person should look at: releases that wait or did not make it, and places where nothing answers."""
     said = []
     for model in found:
         name = reference(model["workspace"], model["name"])
         for environment, place in model["environments"].items():
-            if place["release"] is not None and place["phase"] == "Paused":
-                said.append(f"\n{name} in {environment} waits for a person: {place['because']}")
-                said.append(f"next: steersman releases {place['release']}")
-            if place["live"] is None and place["release"] is None:
+            if (seen := place.get("look_at")) is not None:
+                verb = "waits for a person" if seen["state"] == "Paused" else f"ended as {seen['state']}"
+                said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {verb}")
+                said += _standing(seen)
+            elif place["live"] is None and place["release"] is None:
                 said.append(f"\n{name} in {environment} has no version that answers")
                 said.append(f'next: steersman release {name} VERSION --because "first version"')
     return said
+
+
+def _standing(seen: Json) -> list[str]:
+    """Why a release stands where it stands, what that means, and each command that may come next with what it does."""
+    told = seen["standing"]
+    facts = {"reason": told["reason"], "because": seen["because"], "means": told["means"], "do": told["advice"]}
+    return [*lines(facts), *_next(told["choices"])]
+
+
+def _next(choices: Sequence[Json]) -> list[str]:
+    """Lines that can be pasted whole: what a command does stands behind it as the shell's comment."""
+    width = max((len(choice["command"]) for choice in choices), default=0)
+    return [f"next: {choice['command'].ljust(width)}  # {choice['does']}" for choice in choices]
 
 
 def model(found: Json) -> str:
@@ -106,15 +119,18 @@ def release(found: Json) -> str:
     for moment in ("promoted_at", "degraded_at", "closed_at"):
         if found.get(moment):
             facts[moment.removesuffix("_at")] = when(found[moment])
+    told = found.get("standing")
+    if told is not None:
+        facts |= {"reason": told["reason"], "means": told["means"], "do": told["advice"]}
     body = lines(facts)
     if found.get("steps"):
         body += ["steps:", _indented(table(found["steps"], ("step", "what", "state")))]
     if found.get("verdicts"):
-        body += ["evidence:", _indented(evidence(found["verdicts"]))]
+        body += ["evidence:", _indented(verdicts(found["verdicts"]))]
     if found.get("approvals") or found.get("approvals_required"):
         body += [f"approvals: {len(found['approvals'])} of {found['approvals_required']}"]
         body += [f"  {a['actor']}, {when(a['at'])}: {a['because']}" for a in found["approvals"]]
-    return "\n".join([*body, *(f"next: {step}" for step in next_commands(found))])
+    return "\n".join([*body, *(_next(told["choices"]) if told else [f"next: steersman releases {found['id']}"])])
 
 
 def evidence(verdicts: Sequence[Json]) -> str:
@@ -131,27 +147,43 @@ def evidence(verdicts: Sequence[Json]) -> str:
     return table(rows)
 
 
-def next_commands(found: Json) -> list[str]:
-    """What a person is likely to do next with this release: one command, or a choice of two."""
-    name, known = reference(found["workspace"], found["model"]), found["id"]
-    phase, completion = found["phase"], found["completion"]
-    if completion in _UNDONE:
-        return [f'steersman retry {known} --because "…"', f"steersman history {name}"]
-    if completion is not None:
-        return [f"steersman history {name}"]
-    if phase == "Paused" and _waits_for_approval(found):
-        return [f'steersman approve {known} --because "…"', f'steersman reject {known} --because "…"']
-    if phase == "Paused":
-        return [f'steersman resume {known} --because "…"', f'steersman abort {known} --because "…"']
-    if phase == "Verifying":
-        return [f"steersman status {name}", f'steersman rollback {name} --because "…"']
-    return [f"steersman releases {known}"]
+def verdicts(found: Sequence[Json]) -> str:
+    """Every verdict with its numbers in a table, and below it the sentences, whole."""
+    rows = [_verdict_row(verdict) for verdict in found]
+    return "\n".join(
+        [
+            table(rows),
+            *dict.fromkeys(_said(verdict, str(row["what"])) for verdict, row in zip(found, rows, strict=True)),
+        ]
+    )
 
 
-def _waits_for_approval(found: Json) -> bool:
-    step = next((s["what"] for s in found.get("steps", ()) if s["state"] == "active"), "")
-    lacking = len(found.get("approvals", ())) < found.get("approvals_required", 0)
-    return not found.get("held") and ("approval" in str(step) or (found.get("resumes") == "Pending" and lacking))
+def _said(verdict: Json, what: str) -> str:
+    because = str(verdict["body"].get("because"))
+    head = verdict["kind"] if because.startswith(what) else f"{verdict['kind']} {what}"
+    method = verdict["body"].get("method")
+    return f"{head}: {because}" + (f" ({method})" if method else "")
+
+
+def _verdict_row(verdict: Json) -> Json:
+    body = verdict["body"]
+    bounds = [_signed(body.get(name)) for name in ("lower", "upper")]
+    return {
+        "at": verdict["at"],
+        "kind": verdict["kind"],
+        "what": body.get("name") or body.get("metric"),
+        "outcome": body.get("outcome"),
+        "estimate": None if body.get("estimate") is None else _signed(body["estimate"]),
+        "interval": None if bounds == [NOTHING, NOTHING] else f"{bounds[0]} to {bounds[1]}",
+        "limit": body.get("margin"),
+        "n": None if not body.get("n") else f"{body['n']} {body.get('n_unit') or ''}".strip(),
+        "still_needed": body.get("needed"),
+    }
+
+
+def _signed(value: Any) -> str:
+    """A number that may be kept as text, as in the ledger; always with its sign."""
+    return NOTHING if value is None else f"{float(value):+.4f}"
 
 
 def history(found: Json, *, model: str, at: str | None, environment: str | None) -> str:

@@ -550,4 +550,5 @@ def verdict_data(name: str, verdict: Verdict) -> dict[str, Any]:
         "n_unit": verdict.n_unit,
         "margin": text(verdict.margin),
         "method": verdict.method,
+        "needed": verdict.needed,
     }
