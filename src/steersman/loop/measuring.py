@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from steersman.decide.judging import judge_error_rate, judge_latency_ratio
+from steersman.decide.guardrails import judge_error_rate, judge_latency, judge_latency_ratio
 from steersman.decide.rolling_out import GuardrailReading
 from steersman.decide.routing import live, live_at
 from steersman.domain import spec
@@ -149,12 +149,11 @@ class Measuring:
                 quantile=quantile,
                 requests_min=max(guardrail.requests_min, 2),
             )
-        if guardrail.limit is None or len(mine) < guardrail.requests_min:
-            return Verdict(outcome=Outcome.INCONCLUSIVE, because=f"{len(mine)} requests", n=len(mine))
-        measured = float(np.quantile(mine, quantile))
-        outcome = Outcome.SUCCESSFUL if guardrail.limit.holds(measured) else Outcome.FAILED
-        because = f"{guardrail.name} {measured:.1f} ms, limit {guardrail.limit.value:g} ms, n={len(mine)} requests"
-        return Verdict(outcome=outcome, because=because, estimate=measured, n=len(mine))
+        if guardrail.limit is None:
+            return Verdict(outcome=Outcome.ERROR, because=f"{guardrail.name} needs a limit or a ratio")
+        return judge_latency(
+            mine, limit_ms=guardrail.limit.value, quantile=quantile, requests_min=guardrail.requests_min
+        )
 
     # --- windows
 

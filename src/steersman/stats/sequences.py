@@ -20,10 +20,10 @@ None of them forgives dependence: requests of one day share their weather, so th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from steersman.stats.beta import beta_quantile
 
@@ -38,6 +38,16 @@ ROWS_TUNED_AT = 2_000
 
 NEEDED_MAX = 1_000_000
 """Largest n that `needed_n` looks for; beyond it the honest answer is "unknown"."""
+
+SPREAD_FLOOR = 0.25
+"""Smallest believed standard deviation between blocks, as a share of the margin. A handful of equal differences (two
+identical versions, or a metric that rarely moves) would otherwise give an interval of width zero."""
+
+
+class Radius(Protocol):
+    """Half-width of a sequence in units of the standard deviation."""
+
+    def __call__(self, n: int, *, alpha: float, sides: Sides, tuned_at: int) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +78,7 @@ def mixture_variance(alpha: float, tuned_at: int) -> float:
     return (spent + math.log(spent + 1.0)) / tuned_at
 
 
-def _log_threshold(alpha: float, sides: Sides, shrinkage: float) -> float:
+def _log_threshold(alpha: float, sides: Sides, shrinkage: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log of the wealth at which the two-sided mixture rejects.
 
     Two-sided: 1 / alpha. One-sided: betting on one side only (half-normal mixture) gives wealth 2 B − B', where B is
@@ -76,8 +86,8 @@ def _log_threshold(alpha: float, sides: Sides, shrinkage: float) -> float:
     way; so B ≥ (1 / alpha + sqrt(shrinkage)) / 2 suffices.
     """
     if sides == 2:
-        return -math.log(alpha)
-    return math.log((1.0 / alpha + math.sqrt(shrinkage)) / 2.0)
+        return np.full_like(shrinkage, -math.log(alpha))
+    return np.log((1.0 / alpha + np.sqrt(shrinkage)) / 2.0)
 
 
 def student_radius(n: int, *, alpha: float, sides: Sides = 2, tuned_at: int = BLOCKS_TUNED_AT) -> float:
@@ -88,15 +98,21 @@ def student_radius(n: int, *, alpha: float, sides: Sides = 2, tuned_at: int = BL
     Analysis 2025), Gaussian mixture. With x = n (mean − m)² / sum of squares and k = 1 / (1 + n rho²) the wealth
     against m is sqrt(k) ((1 + x) / (1 + k x))^(n/2); solving wealth = 1 / alpha for m gives the radius.
     """
+    return float(student_radii(n, alpha=alpha, sides=sides, tuned_at=tuned_at))
+
+
+def student_radii(
+    n: ArrayLike, *, alpha: float, sides: Sides = 2, tuned_at: int = BLOCKS_TUNED_AT
+) -> NDArray[np.float64]:
+    """`student_radius` of many n at once, of the shape of `n`."""
     rho2 = mixture_variance(alpha, tuned_at)
-    if n < 2:
-        return math.inf
-    k = 1.0 / (1.0 + n * rho2)
-    growth = math.exp(2.0 / n * (_log_threshold(alpha, sides, k) - 0.5 * math.log(k)))
-    if growth * k >= 1.0:
-        return math.inf  # even an infinite t statistic could not be rejected yet
-    x = (growth - 1.0) / (1.0 - growth * k)
-    return math.sqrt(x * (n - 1) / n)
+    counts = np.asarray(n, dtype=np.float64)
+    known = np.maximum(counts, 2.0)
+    k = 1.0 / (1.0 + known * rho2)
+    growth = np.exp(2.0 / known * (_log_threshold(alpha, sides, k) - 0.5 * np.log(k)))
+    possible = (counts >= 2) & (growth * k < 1.0)  # else even an infinite t statistic could not be rejected yet
+    x = (growth - 1.0) / np.where(possible, 1.0 - growth * k, 1.0)
+    return np.where(possible, np.sqrt(x * (known - 1) / known), np.inf)
 
 
 def student_interval(
@@ -117,12 +133,19 @@ def asymptotic_radius(n: int, *, alpha: float, sides: Sides = 2, tuned_at: int =
     Waudby-Smith et al. (as above), theorem 2.2, Robbins' normal mixture:
     sqrt(2 (n rho² + 1) / (n² rho²) · log(sqrt(n rho² + 1) / alpha)).
     """
+    return float(asymptotic_radii(n, alpha=alpha, sides=sides, tuned_at=tuned_at))
+
+
+def asymptotic_radii(
+    n: ArrayLike, *, alpha: float, sides: Sides = 2, tuned_at: int = ROWS_TUNED_AT
+) -> NDArray[np.float64]:
+    """`asymptotic_radius` of many n at once, of the shape of `n`."""
     rho2 = mixture_variance(alpha, tuned_at)
-    if n < 2:
-        return math.inf
-    spread = n * rho2 + 1.0
-    log_wealth = _log_threshold(alpha, sides, 1.0 / spread) + 0.5 * math.log(spread)
-    return math.sqrt(2.0 * spread / (n * n * rho2) * log_wealth)
+    counts = np.asarray(n, dtype=np.float64)
+    known = np.maximum(counts, 2.0)
+    spread = known * rho2 + 1.0
+    log_wealth = _log_threshold(alpha, sides, 1.0 / spread) + 0.5 * np.log(spread)
+    return np.where(counts >= 2, np.sqrt(2.0 * spread / (known * known * rho2) * log_wealth), np.inf)
 
 
 def asymptotic_interval(
@@ -232,12 +255,19 @@ def clopper_pearson_interval(events: int, n: int, *, alpha: float = 0.05) -> Int
 
 
 def needed_n(
-    distance: float, sd: float, *, alpha: float = 0.05, sides: Sides = 2, tuned_at: int = BLOCKS_TUNED_AT
+    distance: float,
+    sd: float,
+    *,
+    alpha: float = 0.05,
+    sides: Sides = 2,
+    tuned_at: int = BLOCKS_TUNED_AT,
+    radius: Radius = student_radius,
 ) -> int | None:
-    """Blocks in all until a student sequence of spread `sd` is narrower than `distance` on each side.
+    """Observations in all until a sequence of spread `sd` is narrower than `distance` on each side.
 
-    `distance` is how far the estimate lies from the margin. None when it would take more than `NEEDED_MAX` (an
-    estimate exactly at the margin never decides).
+    `distance` is how far the estimate lies from the margin; `radius` says which sequence, blocks' or
+    (`asymptotic_radius`) rows'. None when it would take more than `NEEDED_MAX` (an estimate exactly at the margin never
+    decides).
     """
     if sd < 0 or not math.isfinite(sd):
         raise ValueError(f"sd must be finite and not negative, got {sd}")
@@ -245,7 +275,7 @@ def needed_n(
         return None
 
     def decided(n: int) -> bool:
-        factor = student_radius(n, alpha=alpha, sides=sides, tuned_at=tuned_at)
+        factor = radius(n, alpha=alpha, sides=sides, tuned_at=tuned_at)
         return math.isfinite(factor) and factor * sd < distance
 
     high = 2

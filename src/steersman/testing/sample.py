@@ -14,7 +14,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from steersman.decide import rolling_out, routing
-from steersman.decide.judging import judge_error_rate, judge_paired
+from steersman.decide.guardrails import judge_error_rate
+from steersman.decide.judging import judge_paired
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest
 from steersman.domain.events import Action, Event

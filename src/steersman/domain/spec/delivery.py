@@ -35,6 +35,15 @@ class AnalysisMode(StrEnum):
     """Each version answered its own share of the requests at the same time. Refused in this version."""
 
 
+class EvidenceUnit(StrEnum):
+    """What counts as one independent piece of evidence."""
+
+    BLOCK = "block"
+    """The mean of a block (a day), or of a cluster: rows of one block may share whatever they like."""
+    ROW = "row"
+    """Every request by itself. Only where nothing is shared between the requests of a day."""
+
+
 class OnInconclusive(StrEnum):
     """What happens when `maxDuration` ends and the data cannot tell."""
 
