@@ -15,8 +15,6 @@ from steersman.domain.decoding import shown
 from steersman.domain.durations import format_duration
 from steersman.domain.errors import Problem
 from steersman.domain.spec import (
-    Analysis,
-    AnalysisMode,
     Approval,
     Capture,
     ChallengerMonitor,
@@ -91,9 +89,6 @@ def _delivery(path: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
         if isinstance(step, Mirror) and step.max_duration is not None:
             instead = "give the analysis after it a maxDuration"
             yield _refused(f"{at}.mirror", "maxDuration of a mirror", instead)
-        if isinstance(step, Analysis) and step.mode is AnalysisMode.SPLIT:
-            instead = "use paired, with a mirror step before it; guardrails watch both shares of split traffic"
-            yield _refused(f"{at}.analysis", "mode split", instead)
         if isinstance(step, Approval) and step.role != APPROVER:
             yield _refused(f"{at}.approval", f"role {shown(step.role)}", f"use {APPROVER}")
     if policy.approvals is not None and policy.approvals.roles != (APPROVER,):

@@ -72,7 +72,7 @@ class Measuring:
             if release.completion is None:
                 document = self._documents.revision(tx, release.document)
                 policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-                pairing = present_pairing(release, policy)
+                pairing = present_pairing(release, policy, document.spec.metrics)
                 if pairing is not None:
                     pairings.append(pairing)
         serving = live(releases)
@@ -254,18 +254,19 @@ def challenger_monitor(model: spec.Model) -> spec.ChallengerMonitor | None:
 
 
 def recovery_pairing(model: spec.Model, release: Release) -> Pairing | None:
-    """A remedy's version compared with the one it replaced, since its promotion, in the metric the bake judges first."""
+    """A remedy's version compared with the one it replaced, since its promotion, in the first metric of labels the bake judges."""
     if release.previous is None or release.promoted_at is None:
         return None
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
     bake = next((s for s in policy.strategy.steps if isinstance(s, spec.Bake) and s.metrics), None)
+    judged = next((metric for metric in bake.metrics if metric in METRICS), "log_loss") if bake else "log_loss"
     return Pairing(
         workspace=release.workspace,
         environment=release.environment,
         model=release.model,
         reference=release.previous.digest,
         compared=release.digest,
-        metrics=(bake.metrics[0] if bake else "log_loss",),
+        metrics=(judged,),
         block=bake.block if bake else timedelta(days=1),
         since=release.promoted_at,
     )

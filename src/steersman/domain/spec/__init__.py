@@ -28,6 +28,7 @@ from steersman.domain.spec.delivery import (
     Step,
     Strategy,
 )
+from steersman.domain.spec.measuring import DeclaredMetric
 from steersman.domain.spec.model import (
     Batching,
     Capture,
@@ -90,6 +91,7 @@ __all__ = [
     "Concurrency",
     "Dataset",
     "DatasetSpec",
+    "DeclaredMetric",
     "Document",
     "DriftMonitor",
     "DropGate",

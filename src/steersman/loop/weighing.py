@@ -1,0 +1,174 @@
+"""From kept evidence to a verdict: first whether the comparison is one at all, then harm, then each slice.
+
+The order matters. Where the router drew other shares than it was told, or one arm's labels are missing, whatever was
+measured compares two different populations: that is an error, whatever the metric says. And what nobody measured is never
+a pass: an arm without labels, a column the log does not have, a metric whose expression does not fit the columns.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from steersman.decide.judging import (
+    BlockEvidence,
+    judge_assignment,
+    judge_coverage,
+    judge_evidence,
+    judge_slices,
+)
+from steersman.domain import spec
+from steersman.domain.measurable import needs_labels
+from steersman.domain.metrics import LATENCIES
+from steersman.domain.verdicts import NUnit, Outcome, Verdict
+from steersman.loop.observer import Pairing
+from steersman.loop.provenance import code_digest
+from steersman.stats.performance import BLOCK_ROWS_MIN
+from steersman.store.records import Cohort, PairBlock
+from steersman.store.transaction import Transaction
+
+
+def weigh(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake) -> Verdict:
+    """The verdict over all blocks of a pairing known by now, in one metric."""
+    cohorts = tx.cohorts(
+        pairing.workspace,
+        pairing.environment,
+        pairing.model,
+        reference=pairing.reference,
+        compared=pairing.compared,
+        since=pairing.since,
+        mode=str(pairing.mode),
+    )
+    whole = [cohort for cohort in cohorts if not cohort.slice]
+    verdict = _doubt(pairing, metric, judged, whole) or _harm(tx, pairing, metric, judged, cohorts)
+    margin = judged.margin if verdict.margin is None else verdict.margin
+    data = _digest_of(cohorts, judged) if whole else None
+    return replace(verdict, metric=metric, margin=margin, data=data, code=code_digest())
+
+
+def _doubt(
+    pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, whole: Sequence[Cohort]
+) -> Verdict | None:
+    """Why nothing may be concluded from this comparison; None where it is sound, or has not begun."""
+    if pairing.mode is spec.AnalysisMode.SPLIT:
+        mismatch = next((v for v in _assignments(whole) if v.outcome is Outcome.ERROR), None)
+        if mismatch is not None:
+            return _undecided(metric, mismatch)
+    if needs_labels(metric, pairing.declared) and any(c.matured_reference or c.matured_compared for c in whole):
+        coverage = judge_coverage(
+            {"stable": sum(c.matured_reference for c in whole), "candidate": sum(c.matured_compared for c in whole)},
+            {"stable": sum(c.labelled_reference for c in whole), "candidate": sum(c.labelled_compared for c in whole)},
+            coverage_min=judged.coverage_min,
+        )
+        if coverage.outcome is not Outcome.SUCCESSFUL:
+            return _undecided(metric, coverage)
+    return None
+
+
+def _assignments(whole: Sequence[Cohort]) -> Iterable[Verdict]:
+    """The sample-ratio check, for each weight by itself: shares of different steps are never pooled."""
+    for share in sorted({round(cohort.share, 6) for cohort in whole if cohort.share > 0.0}):
+        drawn = [cohort for cohort in whole if round(cohort.share, 6) == share]
+        yield judge_assignment(
+            {"stable": sum(c.drawn_reference for c in drawn), "candidate": sum(c.drawn_compared for c in drawn)},
+            {"stable": 1.0 - share, "candidate": share},
+        )
+
+
+def _undecided(metric: str, doubt: Verdict) -> Verdict:
+    """A verdict about the comparison instead of about harm: it has no estimate, so nothing can be promoted on it."""
+    return Verdict(
+        outcome=doubt.outcome,
+        because=f"{metric}: {doubt.because}",
+        metric=metric,
+        n=doubt.n,
+        n_unit="requests",
+        method=doubt.method,
+    )
+
+
+def _harm(
+    tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, cohorts: Sequence[Cohort]
+) -> Verdict:
+    whole = [cohort for cohort in cohorts if not cohort.slice]
+    slices, missing = _slices(pairing, metric, judged, cohorts)
+    if missing:
+        because = f"{metric}: slices of {', '.join(missing)} cannot be judged, the log has no such input column"
+        return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
+    blocks = _blocks(tx, pairing, metric, "")
+    ripe = sum(min(c.labelled_reference, c.labelled_compared) >= BLOCK_ROWS_MIN for c in whole)
+    if not blocks and metric in LATENCIES and ripe:
+        because = f"{metric}: not measured, a replay's latencies are those of the machine that replays"
+        return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
+    if not blocks and ripe >= judged.blocks_min:
+        because = f"{metric}: could not be measured in any of {ripe} blocks, though they have scores and labels"
+        return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
+    alpha = judged.alpha / (1 + len(slices))
+    overall = _judged(pairing, metric, judged, blocks, margin=judged.margin, alpha=alpha)
+    if not slices:
+        return overall
+    parts = {"": overall}
+    for name in slices:
+        evidence = _blocks(tx, pairing, metric, name)
+        parts[name] = _judged(pairing, metric, judged, evidence, margin=judged.margin_of_slices, alpha=alpha)
+    return judge_slices(parts, metric=metric)
+
+
+def _slices(
+    pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, cohorts: Sequence[Cohort]
+) -> tuple[list[str], list[str]]:
+    """Slices with enough rows to be judged, and columns that were declared and are in no row."""
+    labelled = needs_labels(metric, pairing.declared)
+    split = pairing.mode is spec.AnalysisMode.SPLIT
+    rows: dict[str, int] = {}
+    for cohort in cohorts:
+        ours = cohort.labelled_compared if labelled else cohort.matured_compared
+        theirs = cohort.labelled_reference if labelled else cohort.matured_reference
+        rows[cohort.slice] = rows.get(cohort.slice, 0) + (ours + theirs if split else min(ours, theirs))
+    found = {column: [name for name in rows if name.startswith(f"{column}=")] for column in judged.slices}
+    missing = [column for column, names in found.items() if not names and rows.get("", 0)]
+    enough = [name for names in found.values() for name in sorted(names) if rows[name] >= judged.needed_slice_rows]
+    return enough, missing
+
+
+def _judged(
+    pairing: Pairing,
+    metric: str,
+    judged: spec.Analysis | spec.Bake,
+    blocks: Sequence[PairBlock],
+    *,
+    margin: float,
+    alpha: float,
+) -> Verdict:
+    evidence = [BlockEvidence(harm=block.harm, n=block.n, spread=block.spread) for block in blocks]
+    n_unit: NUnit = "days" if pairing.block.days == 1 else "blocks"
+    return judge_evidence(
+        evidence,
+        metric=metric,
+        margin=margin,
+        unit=judged.unit,
+        blocks_min=judged.blocks_min,
+        rows_min=judged.needed_rows,
+        alpha=alpha,
+        n_unit=n_unit,
+    )
+
+
+def _blocks(tx: Transaction, pairing: Pairing, metric: str, slice_of: str) -> list[PairBlock]:
+    return tx.pair_blocks(
+        pairing.workspace,
+        pairing.environment,
+        pairing.model,
+        reference=pairing.reference,
+        compared=pairing.compared,
+        metric=metric,
+        since=pairing.since,
+        mode=str(pairing.mode),
+        slice_of=slice_of,
+    )
+
+
+def _digest_of(cohorts: Sequence[Cohort], judged: spec.Analysis | spec.Bake) -> str:
+    """Over the digests of the blocks it rests on, in order; slices are parts of the same rows."""
+    named = [c for c in cohorts if not c.slice or c.slice.partition("=")[0] in judged.slices]
+    text = "\n".join(f"{cohort.block.isoformat()} {cohort.slice} {cohort.digest}" for cohort in named)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
