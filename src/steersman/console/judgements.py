@@ -56,7 +56,7 @@ def judgement(evidence: Evidence, reference: str, compared: str) -> Judgement:
     return Judgement(
         name=f"{evidence.metric} {PARTS[evidence.part]}",
         panels=panels,
-        columns=("block", reference, compared, "harm", "labelled", "mean so far", "interval so far"),
+        columns=("block", reference, compared, "harm", "labelled", "coverage", "mean so far", "interval so far"),
         rows=tuple(_row(look) for look in evidence.looks),
     )
 
@@ -69,6 +69,7 @@ def _row(look: Look) -> tuple[str, ...]:
         wording.figure(look.compared, 4),
         wording.signed(look.harm),
         wording.count(look.n),
+        _coverage(look),
         wording.signed(look.estimate),
         f"{wording.signed(look.lower)} to {wording.signed(look.upper)}" if known else wording.NOTHING,
     )
@@ -256,7 +257,7 @@ def labels(evidence: Evidence) -> Chart:
     bars = [
         element(
             "rect",
-            tip(f"{wording.day(look.at)}: {wording.count(look.n)} labelled requests"),
+            tip(f"{wording.day(look.at)}: {wording.count(look.n)} labelled requests, coverage {_coverage(look)}"),
             x=pct(x - width / 2),
             width=pct(width),
             y=values.at(look.n),
@@ -266,10 +267,11 @@ def labels(evidence: Evidence) -> Chart:
         for x, look in zip(xs, looks, strict=True)
     ]
     words = (
-        f"Each block rests on {wording.count(min(counts))} to {wording.count(max(counts))} labelled requests."
+        f"Each block rests on {wording.count(min(counts))} to {wording.count(max(counts))} labelled requests"
         if min(counts) != max(counts)
-        else f"Each block rests on {wording.counted(counts[0], 'labelled request')}."
+        else f"Each block rests on {wording.counted(counts[0], 'labelled request')}"
     )
+    words += f"{_coverage_words(looks)}."
     ticks = [
         text(label, share, height - 4, "tick" + ("" if index % 2 else " roomy"), anchor="middle")
         for index, (share, label) in enumerate(_block_ticks(evidence, scale))
@@ -292,6 +294,23 @@ def labels(evidence: Evidence) -> Chart:
         columns=(),
         rows=(),
     )
+
+
+def _coverage(look: Look) -> str:
+    """The share of matured requests that have a label, by arm: the one before, the one that is judged."""
+    sides = (look.coverage_reference, look.coverage_compared)
+    if None in sides:
+        return wording.NOTHING
+    shown = [f"{100 * (side or 0.0):.1f} %" for side in sides]
+    return shown[0] if shown[0] == shown[1] else " and ".join(shown)
+
+
+def _coverage_words(looks: Sequence[Look]) -> str:
+    known = _values(looks, lambda look: look.coverage_reference) + _values(looks, lambda look: look.coverage_compared)
+    if not known:
+        return ""
+    low, high = (f"{100 * share:.1f} %" for share in (min(known), max(known)))
+    return f"; {low if low == high else f'{low} to {high}'} of the matured requests have their label"
 
 
 def _block_ticks(evidence: Evidence, scale: TimeScale) -> list[tuple[float, str]]:

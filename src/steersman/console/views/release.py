@@ -1,32 +1,27 @@
 """One release: where it is, what every step said, and the evidence it was decided on."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from steersman.console.views.entries import EntryView, entry_view, visible
-from steersman.console.views.verdicts import Evidence, VerdictView, evidence, present_view, verdict_view
-from steersman.decide.explaining import WHEN_UNDECIDED, Standing, explain
-from steersman.decide.judging import judge_paired
+from steersman.console.views.evidence import judging
+from steersman.console.views.verdicts import Evidence, VerdictView, present_view, verdict_view
+from steersman.decide.explaining import Standing, explain
 from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import NotFound
-from steersman.domain.events import Action
 from steersman.domain.incident import Incident
 from steersman.domain.release import Completion, Opened, Phase, Release
-from steersman.domain.verdicts import Verdict
 from steersman.domain.version import Version
-from steersman.ledger.entry import Entry, parse_entry
+from steersman.ledger.entry import parse_entry
 from steersman.loop.gathering import Readings, approvals_of
 from steersman.loop.observer import reading_key
 from steersman.loop.standing import circumstances
 from steersman.loop.world import Documents
-from steersman.store.records import Approval, PairBlock
+from steersman.store.records import Approval
 from steersman.store.transaction import Transaction
-
-BAKE_UNDECIDED = "the release is finished when the labels of the bake have had their horizon too"
-"""What becomes of a bake that was not decided when its time is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +77,7 @@ def release_page(
     rows = tx.ledger.rows_about(release.workspace, f"{release.model}/{release.environment}/{release.number}")
     required = approvals_of(tx, release, model)
     known = circumstances(tx, documents, release, now=now)
+    judged = judging(tx, release, model, verdicts, [parse_entry(row.body) for row in rows])
     return ReleasePage(
         release=release,
         standing=explain(known),
@@ -90,10 +86,10 @@ def release_page(
         version=tx.version(release.workspace, release.model, release.version),
         steps=_steps(release, policy, declared=len(model.spec.gates), required=required),
         gates=tuple(_newest(v for v in verdicts if v.kind == "gate")),
-        checks=tuple(_newest(v for v in verdicts if v.kind not in ("gate", "analysis", "bake", "guardrail"))),
+        checks=judged.checks,
         analyses=tuple(v for v in verdicts if v.kind in ("analysis", "bake")),
         guardrails=tuple([v for v in verdicts if v.kind == "guardrail"] or _readings(tx, release)),
-        evidence=_evidence(tx, release, policy, verdicts, started=_started(parse_entry(row.body) for row in rows)),
+        evidence=judged.evidence,
         approvals=tuple(tx.approvals(release.id)),
         approvals_required=required,
         lacking=known.lacking,
@@ -171,89 +167,6 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
     kind = type(step).__struct_config__.tag
     said = release.because if state in ("failed", "waiting") and index < total else ""
     return StepView(index=index, name=step_name(step), kind=str(kind), state=state, said=said)
-
-
-def _started(entries: Iterable[Entry]) -> dict[int, datetime]:
-    """When each step's traffic was seen to be in effect, by the step's number; the last time where it began anew."""
-    begun = (entry for entry in entries if entry.action == Action.STEP_STARTED)
-    return {int(str(entry.data["step"])): entry.at for entry in begun}
-
-
-def _evidence(
-    tx: Transaction,
-    release: Release,
-    policy: spec.EnvironmentPolicy,
-    verdicts: Sequence[VerdictView],
-    *,
-    started: dict[int, datetime],
-) -> tuple[Evidence, ...]:
-    """The blocks of each analysis, from its beginning to the promotion, and those of the bake, which begin there."""
-    if release.previous is None or release.opened is Opened.ROLLBACK:
-        return ()
-    found = []
-    for index, step in enumerate(steps_of(policy, release)):
-        if not isinstance(step, spec.Analysis | spec.Bake):
-            continue
-        bakes = isinstance(step, spec.Bake)
-        since = release.promoted_at if bakes else started.get(index)
-        later = [at for other, at in started.items() if other > index and not bakes]
-        until = release.closed_at if bakes else min((*later, *filter(None, [release.promoted_at])), default=None)
-        if since is None:
-            continue
-        for metric in step.metrics:
-            blocks = [b for b in _blocks(tx, release, metric, since) if until is None or b.block < until]
-            if blocks:
-                told = _told(blocks, step, metric, index, since)
-                kept = next((v for v in reversed(verdicts) if (v.step, v.name) == (index, metric)), None)
-                found.append(told if kept is None else _concluded(told, kept))
-    return tuple(found)
-
-
-def _blocks(tx: Transaction, release: Release, metric: str, since: datetime) -> list[PairBlock]:
-    assert release.previous is not None
-    return tx.pair_blocks(
-        release.workspace,
-        release.environment,
-        release.model,
-        reference=release.previous.digest,
-        compared=release.digest,
-        metric=metric,
-        since=since,
-    )
-
-
-def _told(
-    blocks: Sequence[PairBlock], step: spec.Analysis | spec.Bake, metric: str, index: int, since: datetime
-) -> Evidence:
-    def judge(known: Sequence[PairBlock]) -> Verdict:
-        return judge_paired(
-            [block.harm for block in known],
-            margin=step.margin,
-            metric=metric,
-            blocks_min=step.blocks_min,
-            alpha=step.alpha,
-            n_unit="days" if step.block.days == 1 else "blocks",
-        )
-
-    found = evidence(
-        "bake" if isinstance(step, spec.Bake) else "analysis",
-        metric,
-        blocks,
-        judge,
-        margin=step.margin,
-        blocks_min=step.blocks_min,
-        block=step.block,
-        step=index,
-    )
-    if isinstance(step, spec.Bake):
-        return replace(found, otherwise=BAKE_UNDECIDED, ends_at=since + step.duration)
-    return replace(found, otherwise=WHEN_UNDECIDED[step.when_inconclusive], ends_at=since + step.duration_max)
-
-
-def _concluded(told: Evidence, kept: VerdictView) -> Evidence:
-    """With the verdict the step was concluded on, which later blocks do not change."""
-    decided = kept.n if kept.n_unit in ("days", "blocks") else None
-    return replace(told, verdict=kept, decided=decided)
 
 
 def _actions(release: Release, access: Access, policy: spec.EnvironmentPolicy, required: int) -> frozenset[str]:

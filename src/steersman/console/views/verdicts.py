@@ -5,13 +5,13 @@ place, and a page shows them where they are.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from steersman.domain.verdicts import Verdict
-from steersman.store.records import PairBlock, StoredVerdict
+from steersman.store.records import Cohort, PairBlock, StoredVerdict
 
 Judge = Callable[[Sequence[PairBlock]], Verdict]
 """The rule that judges the blocks known so far, with the margin and the alpha of its step."""
@@ -19,7 +19,7 @@ Judge = Callable[[Sequence[PairBlock]], Verdict]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictView:
-    """A verdict as it was kept. `data` is the digest of the rows it was measured on, where they are a pinned file."""
+    """A verdict as it was kept. `data` is the digest of the rows it rests on, `code` says what computed it."""
 
     kind: str
     name: str
@@ -36,12 +36,16 @@ class VerdictView:
     method: str | None
     needed: int | None = None
     data: str | None = None
+    code: str | None = None
     applies: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """One block, and the confidence sequence after it. Bounds are None while too few blocks say anything."""
+    """One block, and the confidence sequence after it. Bounds are None while too few blocks say anything.
+
+    `coverage_*` are the shares of the arm's matured requests that have a label; None in blocks kept before it was counted.
+    """
 
     at: datetime
     harm: float
@@ -51,14 +55,25 @@ class Look:
     estimate: float | None
     lower: float | None
     upper: float | None
+    coverage_reference: float | None = None
+    coverage_compared: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceView:
+    """What was said of one part of the requests, such as `origin=EWR`."""
+
+    name: str
+    verdict: VerdictView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Evidence about one metric in one part of a release: an `analysis`, the `bake`, or an incident's `recovery`.
 
-    `verdict` is the rule's over all blocks shown; `decided` the number of blocks on which the step was concluded, and
-    `otherwise` what the document says happens when the data cannot tell by `ends_at`.
+    `verdict` is the kept one, else the rule's over all blocks shown; `slices` come worst first; `decided` is the number of
+    blocks on which the step was concluded, and `otherwise` what the document says happens when the data cannot tell by
+    `ends_at`.
     """
 
     part: str
@@ -69,6 +84,8 @@ class Evidence:
     looks: tuple[Look, ...]
     verdict: VerdictView
     decided: int | None = None
+    mode: str = "paired"
+    slices: tuple[SliceView, ...] = ()
     otherwise: str = ""
     ends_at: datetime | None = None
 
@@ -104,6 +121,7 @@ def verdict_view(stored: StoredVerdict) -> VerdictView:
         method=body.get("method"),
         needed=None if body.get("needed") is None else int(body["needed"]),
         data=body.get("data"),
+        code=body.get("code"),
         applies=body.get("applies", True) is not False
         and "no production version to compare" not in str(body.get("because")),
     )
@@ -126,6 +144,8 @@ def present_view(verdict: Verdict, *, kind: str, name: str, step: int, at: datet
         margin=verdict.margin,
         method=verdict.method,
         needed=verdict.needed,
+        data=verdict.data,
+        code=verdict.code,
     )
 
 
@@ -135,6 +155,7 @@ def evidence(
     blocks: Sequence[PairBlock],
     judge: Judge,
     *,
+    cohorts: Mapping[datetime, Cohort] | None = None,
     margin: float,
     blocks_min: int,
     block: timedelta,
@@ -148,12 +169,15 @@ def evidence(
         margin=margin,
         blocks_min=blocks_min,
         block=block,
-        looks=tuple(_look(found, verdict) for found, verdict in zip(blocks, verdicts, strict=True)),
+        looks=tuple(
+            _look(found, verdict, (cohorts or {}).get(found.block))
+            for found, verdict in zip(blocks, verdicts, strict=True)
+        ),
         verdict=present_view(verdicts[-1], kind=part, name=metric, step=step, at=blocks[-1].block),
     )
 
 
-def _look(block: PairBlock, verdict: Verdict) -> Look:
+def _look(block: PairBlock, verdict: Verdict, cohort: Cohort | None) -> Look:
     return Look(
         at=block.block,
         harm=block.harm,
@@ -163,7 +187,13 @@ def _look(block: PairBlock, verdict: Verdict) -> Look:
         estimate=verdict.estimate,
         lower=verdict.lower,
         upper=verdict.upper,
+        coverage_reference=_share(cohort.labelled_reference, cohort.matured_reference) if cohort else None,
+        coverage_compared=_share(cohort.labelled_compared, cohort.matured_compared) if cohort else None,
     )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _number(value: Any) -> float | None:
