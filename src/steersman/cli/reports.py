@@ -6,6 +6,7 @@ answered, and `--output json` shows that answer whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -219,23 +220,101 @@ def _chapter(chapter: Json, *, at: str | None) -> str:
 
 def plan(found: Json) -> str:
     """What a release would go through, before anybody opens it."""
-    numbers = {
+    approvals = [f"{found['approvals_required']} before the first step"] if found["approvals_required"] else []
+    if approvals:
+        approvals = [f"{approvals[0]}, by {' or '.join(found['approvals_by'])}"]
+    facts = {
         "version": f"{found['version']}" + ("" if found["registered"] else ", not registered yet"),
         "replaces": None if found["replaces"] is None else f"version {found['replaces']}",
         "waits for": None if found["waits_for_release"] is None else f"release {found['waits_for_release']}",
+        "frozen": found["frozen"] or "no",
         "gates": "; ".join(_gate(gate) for gate in found["gates"]) or "none",
-        "steps": ", ".join(found["steps"]) or "none: all of the traffic at once",
-        "approvals": f"{found['approvals_required']} needed",
-        "traffic": (
-            "not measured yet"
-            if found["rows_a_window"] is None
-            else f"{found['rows_a_window']:.0f} rows a window, n = {found['windows_measured']} windows"
-        ),
-        "rollback": found["rollback"],
+        "steps": ", ".join(found["steps"]),
+        "approvals": "; ".join([*approvals, *found["approval_steps"]]) or "none",
+        "traffic": _traffic(found["traffic"]),
+        "rollback": _rollback(found["rollback"]),
     }
-    body = lines(numbers)
-    needed = [f"{e['step']}: at least {e['blocks_min']} blocks of {e['block_s'] / 3600:g} h" for e in found["evidence"]]
-    return "\n".join([*body, *(f"evidence: {text}" for text in needed)])
+    body = lines(facts)
+    if found["changes"]:
+        body += ["changes:", _indented(table(found["changes"], ("what", "from", "to"), keep_empty=True))]
+    if found["first"]:
+        body += ["evidence: none is asked for, nothing answers yet that it could be compared with"]
+    for one in found["evidence"]:
+        body += _forecast(one, found["when_undecided"])
+    body += _lasts(found["duration"])
+    return "\n".join([*body, 'next: steersman release MODEL VERSION --because "…"'])
+
+
+def _traffic(told: Json) -> str:
+    if not told["windows"]:
+        return f"unknown: {told['unknown']}"
+    low, high = told["rows_between"]
+    covered = "labels: none had their time yet"
+    if told["coverage"] is not None:
+        covered = f"{100 * told['coverage']:.1f} % of them labelled (n = {told['windows_matured']} windows)"
+    rows = f"{told['rows_a_window']:.0f} requests in {_span(told['window_s'])} ({low} to {high}, n = {told['windows']} windows)"
+    return f"{rows}, {covered}"
+
+
+def _rollback(told: Json) -> str:
+    if not told["possible"]:
+        return "none: it would be the first version"
+    cold = "cold: how long a worker takes from start to ready is unknown, none runs that was measured"
+    if told["cold_start_s"] is not None:
+        n = told["replicas_measured"]
+        cold = f"cold: {told['cold_start_s']:g} s from start to ready, the slowest of {n} running worker(s)"
+    return f"warm until the next promotion: within 3 s; {cold}" if told["warm"] else cold
+
+
+def _forecast(one: Json, when_undecided: Json) -> list[str]:
+    """What an analysis or a bake asks for in one metric, and how it will probably come out."""
+    head = f"{one['step']}: {one['metric']}, margin {one['margin']:g}"
+    facts = {"evidence needed": f"at least {one['needed']} {one['unit']}"}
+    spread = one["spread"]
+    if spread is not None:
+        facts["spread of harm"] = f"{spread['sd']:.4g} (n = {spread['n']}, {spread['source']})"
+    if one["unknown"]:
+        facts["forecast"] = f"unknown: {one['unknown']}"
+    else:
+        facts["verdict"] = _decided(one)
+        facts["harmless promoted"] = _chance(one["promoted_harmless"])
+        facts["harmful caught"] = f"{_chance(one['caught_harmful'])}, when worse by {2 * one['margin']:g}"
+        facts["left undecided"] = _chance(one["undecided_harmless"])
+        facts["simulated"] = f"{one['runs']} releases each"
+    if one["step"] in when_undecided:
+        facts["if undecided"] = when_undecided[one["step"]]
+    return [head, *(f"  {line}" for text in lines(facts) for line in text.splitlines())]
+
+
+def _decided(one: Json) -> str:
+    low, high = (None if at is None else _iso_span(at) for at in one["decided_between"])
+    if one["decided_after"] is None:
+        return f"more than half of harmless candidates stay undecided within {one['blocks_max']} blocks"
+    between = f"{low or 'not'} to {high or 'not within its time'}"
+    return f"half of harmless candidates within {_iso_span(one['decided_after'])} of the step ({between})"
+
+
+def _chance(told: Json) -> str:
+    return f"{100 * told['value']:.0f} % ({100 * told['low']:.0f} to {100 * told['high']:.0f} %)"
+
+
+def _lasts(told: Json | None) -> list[str]:
+    if told is None:
+        return []
+    if told["unknown"]:
+        return [f"expected time: unknown: {told['unknown']}"]
+    return [f"expected time: promoted after {_span(told['to_promotion_s'])}, finished after {_span(told['to_end_s'])}"]
+
+
+def _span(seconds: float) -> str:
+    days = seconds / 86_400
+    return f"{days:g} d" if days >= 1 else f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds:g} s"
+
+
+def _iso_span(text: str) -> str:
+    """A duration as the API writes it (`P8D`, `PT36000S`)."""
+    found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:([\d.]+)S)?)?", text)
+    return text if found is None else _span(86_400 * int(found[1] or 0) + float(found[2] or 0))
 
 
 def _gate(gate: Any) -> str:

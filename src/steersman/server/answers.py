@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from steersman.decide.kpis import measure
-from steersman.decide.rolling_out import approvals_required, step_name, steps_of
+from steersman.decide.rolling_out import step_name, steps_of
 from steersman.decide.routing import in_progress, live, live_at
 from steersman.domain import spec
-from steersman.domain.errors import NotFound, SteersmanError
+from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action
 from steersman.domain.release import Completion, Phase, Release
 from steersman.ledger.entry import parse_entry
@@ -139,43 +139,6 @@ def release_status(tx: Transaction, documents: Documents, release: Release, *, n
         "approvals": [plain(a) for a in tx.approvals(release.id)],
         "approvals_required": approvals_of(tx, release, document),
         "standing": plain(standing(tx, documents, release, now=now)),
-    }
-
-
-def plan(tx: Transaction, model: spec.Model, *, version: int, environment: str) -> Json:
-    """What a release would go through, before anybody opens it."""
-    if environment not in model.spec.environments:
-        raise NotFound(f"model {model.metadata.name} declares no environment {environment!r}")
-    workspace, name = model.metadata.workspace, model.metadata.name
-    policy = model.spec.environments[environment]
-    releases = tx.releases(workspace, name, environment)
-    serving, coming = live(releases), in_progress(releases)
-    known = tx.version(workspace, name, version)
-    windows = tx.windows(workspace, environment, name)[-14:]
-    rows = sum(w.rows for w in windows) / len(windows) if windows else None
-    warm = [r.version for r in releases if r.promoted_at is not None and r.degraded_at is None]
-    return {
-        "version": version,
-        "registered": known is not None,
-        "replaces": serving.version if serving else None,
-        "waits_for_release": coming.number if coming else None,
-        "gates": [plain(gate) if not isinstance(gate, spec.PolicyGate) else gate.policy for gate in model.spec.gates],
-        "steps": [step_name(step) for step in policy.strategy.steps],
-        "approvals_required": approvals_required(policy, model.spec.tier),
-        "rows_a_window": rows,
-        "windows_measured": len(windows),
-        "evidence": [_needed(step) for step in policy.strategy.steps if isinstance(step, spec.Analysis | spec.Bake)],
-        "rollback": "warm, within seconds" if model.spec.serving.keep_warm and warm else "cold: the start of a worker",
-    }
-
-
-def _needed(step: spec.Analysis | spec.Bake) -> Json:
-    return {
-        "step": step_name(step),
-        "metrics": list(step.metrics),
-        "margin": step.margin,
-        "blocks_min": step.blocks_min,
-        "block_s": step.block.total_seconds(),
     }
 
 

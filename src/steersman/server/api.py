@@ -27,6 +27,7 @@ from steersman.loop.clock import ReplayClock
 from steersman.server import answers
 from steersman.server.exchange import body_of, field, reply
 from steersman.server.people import people_routes
+from steersman.server.planning import plan
 from steersman.server.security import Within, route
 from steersman.server.wiring import Assembled, checkpoint, wall
 
@@ -268,9 +269,9 @@ class Api:
         body = await body_of(request)
         version = field(body, "version", int)
         environment = field(body, "environment", str, default="production")
-        return await self._about_model(
-            request, lambda tx, m: answers.plan(tx, m, version=version, environment=environment)
-        )
+        known = {"version": version, "environment": environment, "now": self._now()}
+        known["replicas"] = await run_in_threadpool(self._parts.world.target.observe)
+        return await self._about_model(request, lambda tx, m: plan(tx, self._documents, m, **known))
 
     async def history(self, request: Request) -> Response:
         at = request.query_params.get("at")
