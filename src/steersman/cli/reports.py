@@ -242,7 +242,9 @@ def plan(found: Json) -> str:
     for one in found["evidence"]:
         body += _forecast(one, found["when_undecided"])
     body += _lasts(found["duration"])
-    return "\n".join([*body, 'next: steersman release MODEL VERSION --because "…"'])
+    place = "" if found["environment"] == "production" else f" --environment {found['environment']}"
+    name = reference(found["workspace"], found["model"])
+    return "\n".join([*body, f'next: steersman release {name} {found["version"]}{place} --because "…"'])
 
 
 def _traffic(told: Json) -> str:

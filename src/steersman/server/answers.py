@@ -128,10 +128,10 @@ def release_status(tx: Transaction, documents: Documents, release: Release, *, n
     """One release with its steps, verdicts and approvals, why it stands where it stands, and what may come next."""
     document = documents.revision(tx, release.document)
     policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-    steps = []
-    for index, step in enumerate(steps_of(policy, release)):
-        state = "done" if index < release.step else "active" if index == release.step and release.entered else "to come"
-        steps.append({"step": index, "what": step_name(step), "state": state})
+    steps = [
+        {"step": index, "what": step_name(step), "state": _step_state(release, index)}
+        for index, step in enumerate(steps_of(policy, release))
+    ]
     return {
         **plain(release),
         "steps": steps,
@@ -140,6 +140,20 @@ def release_status(tx: Transaction, documents: Documents, release: Release, *, n
         "approvals_required": approvals_of(tx, release, document),
         "standing": plain(standing(tx, documents, release, now=now)),
     }
+
+
+def _step_state(release: Release, index: int) -> str:
+    """In the order of a release's life: done, active or waiting, to come; in one that did not make it, failed and not reached."""
+    before = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
+    if index < release.step:
+        return "done"
+    if release.degraded_at is not None:
+        return "failed" if index == release.step else "not reached"
+    if index > release.step or before:
+        return "to come"
+    if release.phase is Phase.PAUSED:
+        return "waiting"
+    return "active" if release.entered else "to come"
 
 
 def history(tx: Transaction, model: spec.Model, *, environment: str | None, at: datetime | None) -> list[Json]:

@@ -73,6 +73,8 @@ def plan(
     approvals = policy.approvals or spec.Approvals()
     expected = _expected(tx, model, policy, releases, environment) if serving is not None else []
     return {
+        "workspace": workspace,
+        "model": name,
         "version": version,
         "environment": environment,
         "registered": known is not None,
