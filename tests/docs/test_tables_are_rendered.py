@@ -156,6 +156,8 @@ def _kind(what: dict[str, Any]) -> str:
         return "a metric" if "roc_auc" in what["enum"] else f"one of {code(what['enum'])}"
     if "5m" in what.get("examples", []):
         return "duration"
+    if "agreement" in what.get("examples", []):
+        return "a metric, of ours or declared"
     if what.get("format") == "date-time":
         return "time, RFC 3339"
     if what.get("type") == "object":

@@ -71,7 +71,9 @@ def drawn(written: Written, ids: list[str], number: float, share: float, **more:
     candidate = more.get("digest") == "b"
     chance = share if candidate else 1.0 - share
     variant = "candidate" if candidate else "stable"
-    written.predict(ids, day(0, number), more.pop("scores", [0.5] * len(ids)), variant=variant, probability=chance, **more)
+    written.predict(
+        ids, day(0, number), more.pop("scores", [0.5] * len(ids)), variant=variant, probability=chance, **more
+    )
 
 
 def split(written: Written, **more: Any) -> SplitRows:

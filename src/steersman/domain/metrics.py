@@ -61,12 +61,31 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$(?!\n)"
 
 
 FUNCTIONS = frozenset(
-    "abs ceil floor round sign sqrt exp ln log10 log2 log1p pow power mod least greatest coalesce nullif lower upper"
-    " length starts_with ends_with cast".split()
+    {"abs", "ceil", "floor", "round", "sign", "sqrt", "exp", "ln", "log10", "log2", "log1p", "pow", "power", "mod"}
+    | {"least", "greatest", "coalesce", "nullif", "lower", "upper", "length", "starts_with", "ends_with", "cast"}
 )
 """Functions a declared metric may use: all of one row. An aggregate or a window would look at other rows."""
 
-_KEYWORDS = frozenset("case when then else end and or not in between like is null true false as".split())
+_KEYWORDS = frozenset(
+    {
+        "case",
+        "when",
+        "then",
+        "else",
+        "end",
+        "and",
+        "or",
+        "not",
+        "in",
+        "between",
+        "like",
+        "is",
+        "null",
+        "true",
+        "false",
+        "as",
+    }
+)
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
 _WORD = re.compile(r"""("[^"]*"|[A-Za-z_][A-Za-z0-9_]*)(\s*\()?""")
 

@@ -48,9 +48,7 @@ class Compared:
     contrasts: Mapping[str, Contrast]
 
 
-def compare_pairs(
-    rows: PairedRows, metrics: Sequence[str], directions: Mapping[str, Direction]
-) -> Sequence[Compared]:
+def compare_pairs(rows: PairedRows, metrics: Sequence[str], directions: Mapping[str, Direction]) -> Sequence[Compared]:
     """Both versions on the same requests; `directions` are those of declared metrics."""
     compared = []
     for name, kept in _parts(rows.slices, len(rows.events)):
@@ -69,9 +67,7 @@ def compare_pairs(
     return compared
 
 
-def compare_split(
-    rows: SplitRows, metrics: Sequence[str], directions: Mapping[str, Direction]
-) -> Sequence[Compared]:
+def compare_split(rows: SplitRows, metrics: Sequence[str], directions: Mapping[str, Direction]) -> Sequence[Compared]:
     """Each version on the requests it was drawn for."""
     compared = []
     units = np.asarray(rows.units, dtype=object).astype(str)
@@ -92,7 +88,7 @@ def compare_split(
             labelled_compared=int(np.count_nonzero(scored & drawn.candidate)),
             drawn_reference=int(np.count_nonzero(~drawn.candidate[first])),
             drawn_compared=int(np.count_nonzero(drawn.candidate[first])),
-            share=float(np.mean(drawn.probability[first])) if first.size else 0.0,
+            share=round(float(np.mean(drawn.probability[first])), 9) if first.size else 0.0,
             digest=_digest(rows.events, kept, drawn.answers.scores, drawn.candidate, drawn.probability, drawn.labels),
         )
         found = {metric: _in_split(metric, drawn, directions) for metric in metrics}

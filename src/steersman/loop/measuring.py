@@ -254,7 +254,7 @@ def challenger_monitor(model: spec.Model) -> spec.ChallengerMonitor | None:
 
 
 def recovery_pairing(model: spec.Model, release: Release) -> Pairing | None:
-    """A remedy's version compared with the one it replaced, since its promotion, in the first metric of labels the bake judges."""
+    """A remedy's version compared with the replaced one since its promotion, in the first metric of labels the bake judges."""
     if release.previous is None or release.promoted_at is None:
         return None
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())

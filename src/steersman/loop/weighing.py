@@ -135,9 +135,10 @@ def _parts(
     tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, slices: Sequence[str]
 ) -> dict[str, Verdict]:
     alpha = judged.alpha / (1 + len(slices))
+    slice_margin = judged.margin if judged.slice_margin is None else judged.slice_margin
     parts = {}
     for name in ("", *slices):
-        margin = judged.margin_of_slices if name else judged.margin
+        margin = slice_margin if name else judged.margin
         parts[name] = judge_blocks(metric, judged, blocks_of(tx, pairing, metric, name), margin=margin, alpha=alpha)
     return parts
 
@@ -155,7 +156,8 @@ def _slices(
         rows[cohort.slice] = rows.get(cohort.slice, 0) + (ours + theirs if split else min(ours, theirs))
     found = {column: [name for name in rows if name.startswith(f"{column}=")] for column in judged.slices}
     missing = [column for column, names in found.items() if not names and rows.get("", 0)]
-    enough = [name for names in found.values() for name in sorted(names) if rows[name] >= judged.needed_slice_rows]
+    rows_min = judged.slice_rows_min or spec.ROWS_MIN_DEFAULT
+    enough = [name for names in found.values() for name in sorted(names) if rows[name] >= rows_min]
     return enough, missing
 
 
@@ -171,7 +173,7 @@ def judge_blocks(
         margin=margin,
         unit=judged.unit,
         blocks_min=judged.blocks_min,
-        rows_min=judged.needed_rows,
+        rows_min=judged.rows_min or spec.ROWS_MIN_DEFAULT,
         alpha=alpha,
         n_unit=n_unit,
     )

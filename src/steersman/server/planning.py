@@ -212,7 +212,7 @@ def _expected(
                 unit=step.unit,
                 block=step.block,
                 blocks_min=step.blocks_min,
-                rows_min=step.needed_rows,
+                rows_min=step.rows_min or spec.ROWS_MIN_DEFAULT,
                 lasts=step.duration if isinstance(step, spec.Bake) else step.duration_max,
                 needs_labels=needs_labels(metric, model.spec.metrics),
                 copied=1.0 if bakes else copied,

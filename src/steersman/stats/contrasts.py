@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersman.domain.metrics import Direction, harm
-from steersman.stats.performance import BLOCK_ROWS_MIN, THRESHOLD, metric_named
+from steersman.stats.performance import BLOCK_ROWS_MIN, THRESHOLD, Metric, metric_named
 from steersman.stats.splitting import aipw_scores, design_spread
 
 Floats = NDArray[np.float64]
@@ -77,12 +77,10 @@ def performance_in_pairs(
     kept = ~np.isnan(candidate) & ~np.isnan(reference) & ~np.isnan(labels)
     candidate, reference, labels = candidate[kept], reference[kept], labels[kept]
     chosen = metric_named(metric)
-    if labels.size < rows_min or (chosen.needs_both_classes and _one_class(labels)):
+    if labels.size < rows_min or not (_fits(chosen, candidate, labels) and _fits(chosen, reference, labels)):
         return None
     if chosen.rows is not None:
-        return means_in_pairs(
-            metric, chosen.rows(candidate, labels), chosen.rows(reference, labels), rows_min=rows_min
-        )
+        return means_in_pairs(metric, chosen.rows(candidate, labels), chosen.rows(reference, labels), rows_min=rows_min)
     n = int(labels.size)
     of_candidate, of_reference = chosen.of(candidate, labels), chosen.of(reference, labels)
     return _plain(metric, of_candidate, of_reference, n_candidate=n, n_reference=n, n=n)
@@ -108,12 +106,13 @@ def agreement_rows(candidate: Floats, reference: Floats) -> Floats:
 
 def performance_rows(metric: str, scores: Floats, labels: Floats) -> Floats:
     """What each row adds to a mean metric; NaN without a score or a label. Raises ValueError where it is no mean."""
-    rows = metric_named(metric).rows
-    if rows is None:
+    chosen = metric_named(metric)
+    if chosen.rows is None:
         raise ValueError(f"{metric} is no mean of rows")
     kept = ~np.isnan(scores) & ~np.isnan(labels)
     values = np.full(scores.shape, np.nan)
-    values[kept] = rows(scores[kept], labels[kept])
+    if _fits(chosen, scores[kept], labels[kept]):
+        values[kept] = chosen.rows(scores[kept], labels[kept])
     return values
 
 
@@ -172,7 +171,7 @@ def performance_in_split(
     if not one_weight(probability) or min(np.count_nonzero(candidate), np.count_nonzero(~candidate)) < rows_min:
         return None
     arms = (candidate, ~candidate)
-    if chosen.needs_both_classes and any(_one_class(labels[arm]) for arm in arms):
+    if not all(_fits(chosen, scores[arm], labels[arm]) for arm in arms):
         return None
     ours, theirs = (chosen.of(scores[arm], labels[arm]) for arm in arms)
     n_ours, n_theirs = (int(np.count_nonzero(arm)) for arm in arms)
@@ -205,9 +204,7 @@ def _of_the_others(values: Floats) -> Floats:
     return (np.sum(values) - values) / (values.size - 1)
 
 
-def _plain(
-    metric: str, candidate: float, reference: float, *, n_candidate: int, n_reference: int, n: int
-) -> Contrast:
+def _plain(metric: str, candidate: float, reference: float, *, n_candidate: int, n_reference: int, n: int) -> Contrast:
     return Contrast(
         harm=harm(metric, candidate - reference),
         reference=reference,
@@ -218,5 +215,10 @@ def _plain(
     )
 
 
-def _one_class(labels: Floats) -> bool:
-    return bool(np.all(labels == labels[0]))
+def _fits(metric: Metric, scores: Floats, labels: Floats) -> bool:
+    """Whether these rows can have the metric: of a binary one, labels 0 or 1 and scores within 0..1."""
+    if metric.task == "binary" and not (
+        bool(np.all((labels == 0.0) | (labels == 1.0))) and bool(np.all((scores >= 0.0) & (scores <= 1.0)))
+    ):
+        return False
+    return not (metric.needs_both_classes and (labels.size == 0 or bool(np.all(labels == labels[0]))))

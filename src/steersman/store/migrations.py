@@ -20,7 +20,9 @@ def migrate(connection: sa.Connection, found: int) -> None:
 def _pair_blocks_with_mode_and_slice(connection: sa.Connection) -> None:
     """Schema 1 knew pairs over all requests only."""
     table = tables.pair_block
-    old = sa.Table("pair_block_1", sa.MetaData(), *(sa.Column(c.name, c.type) for c in table.columns if c.name in _OF_1))
+    old = sa.Table(
+        "pair_block_1", sa.MetaData(), *(sa.Column(c.name, c.type) for c in table.columns if c.name in _OF_1)
+    )
     connection.execute(sa.text("ALTER TABLE pair_block RENAME TO pair_block_1"))
     table.create(connection)
     kept = sa.select(*old.columns, sa.literal("paired"), sa.literal(""))

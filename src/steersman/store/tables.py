@@ -112,7 +112,15 @@ pair_block = Table(
     Column("n_reference", Integer),
     Column("n_compared", Integer),
     UniqueConstraint(
-        "workspace", "environment", "model", "reference", "compared", "metric", "block", "mode", "slice",
+        "workspace",
+        "environment",
+        "model",
+        "reference",
+        "compared",
+        "metric",
+        "block",
+        "mode",
+        "slice",
     ),
 )
 

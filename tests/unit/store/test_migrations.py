@@ -25,9 +25,7 @@ INSERT INTO pair_block VALUES ('ops', 'production', 'm', 'a', 'b', 'roc_auc', '2
 
 DAY = datetime(2013, 3, 1, tzinfo=UTC)
 PAIR = {"workspace": "ops", "environment": "production", "model": "m", "reference": "a", "compared": "b"}
-OLD = PairBlock(
-    **PAIR, metric="roc_auc", block=DAY, harm=0.01, value_reference=0.7, value_compared=0.69, n=900
-)
+OLD = PairBlock(**PAIR, metric="roc_auc", block=DAY, harm=0.01, value_reference=0.7, value_compared=0.69, n=900)
 
 
 def of_schema_1(folder: Path) -> None:

@@ -4,7 +4,9 @@
 two smaller documents. Reading and writing them is `steersman.domain.documents`.
 """
 
+from steersman.domain.metrics import Direction
 from steersman.domain.spec.delivery import (
+    ROWS_MIN_DEFAULT,
     AllAtOnce,
     Analysis,
     AnalysisMode,
@@ -77,6 +79,7 @@ Document = Model | Dataset | Environment
 
 __all__ = [
     "DEFAULT_ENVIRONMENTS",
+    "ROWS_MIN_DEFAULT",
     "Algorithm",
     "AllAtOnce",
     "Analysis",
@@ -92,6 +95,7 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "DeclaredMetric",
+    "Direction",
     "Document",
     "DriftMonitor",
     "DropGate",

@@ -55,15 +55,6 @@ class EvidenceUnit(StrEnum):
     """Every request by itself. Only where nothing is shared between the requests of a day."""
 
 
-class EvidenceUnit(StrEnum):
-    """What counts as one independent piece of evidence."""
-
-    BLOCK = "block"
-    """The mean of a block (a day), or of a cluster: rows of one block may share whatever they like."""
-    ROW = "row"
-    """Every request by itself. Only where nothing is shared between the requests of a day."""
-
-
 class OnInconclusive(StrEnum):
     """What happens when `maxDuration` ends and the data cannot tell."""
 
@@ -134,22 +125,7 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
     @property
     def evidence_min(self) -> int:
         """Fewest pieces of evidence, in its own unit, with which it may be promoted undecided."""
-        return self.needed_rows if self.unit is EvidenceUnit.ROW else self.blocks_min
-
-    @property
-    def needed_rows(self) -> int:
-        """Requests a verdict over rows needs, declared or not."""
-        return ROWS_MIN_DEFAULT if self.rows_min is None else self.rows_min
-
-    @property
-    def needed_slice_rows(self) -> int:
-        """Requests a slice needs to be judged, declared or not."""
-        return ROWS_MIN_DEFAULT if self.slice_rows_min is None else self.slice_rows_min
-
-    @property
-    def margin_of_slices(self) -> float:
-        """The margin within one slice, declared or not."""
-        return self.margin if self.slice_margin is None else self.slice_margin
+        return self.rows_min or ROWS_MIN_DEFAULT if self.unit is EvidenceUnit.ROW else self.blocks_min
 
 
 class Approval(Part, frozen=True, kw_only=True, tag_field="step", tag="approval"):
@@ -184,21 +160,6 @@ class Bake(Part, frozen=True, kw_only=True, tag_field="step", tag="bake"):
     """A slice with fewer requests is not judged and holds nothing up; 500 without it."""
     coverage_min: Share = COVERAGE_MIN_DEFAULT
     """Least share of matured requests with a label, in each arm; below it nothing is judged."""
-
-    @property
-    def needed_rows(self) -> int:
-        """Requests a verdict over rows needs, declared or not."""
-        return ROWS_MIN_DEFAULT if self.rows_min is None else self.rows_min
-
-    @property
-    def needed_slice_rows(self) -> int:
-        """Requests a slice needs to be judged, declared or not."""
-        return ROWS_MIN_DEFAULT if self.slice_rows_min is None else self.slice_rows_min
-
-    @property
-    def margin_of_slices(self) -> float:
-        """The margin within one slice, declared or not."""
-        return self.margin if self.slice_margin is None else self.slice_margin
 
 
 Step = Mirror | SetWeight | Pause | Analysis | Approval | Promote | Bake
