@@ -43,6 +43,9 @@ A_DAY = 1_000
 
 PAIRED_DAYS, PAIRED_A_DAY = 60, 500
 SPLIT_DAYS, SPLIT_A_DAY = 60, 500
+DAYS_TIMES = 2
+"""Times as many releases where days are judged: their rates lie nearer to the target, so their bounds must be narrower."""
+
 LOST = 0.2
 """Share of the candidate's requests that get lost in the row about broken assignment."""
 
@@ -167,9 +170,10 @@ def simulate(releases: int) -> Iterator[Row]:
 def _simulated(task: tuple[int, int, int]) -> Judged:
     """All releases of one world with identical (0) or harmful (1) candidates."""
     number, kind, releases = task
-    name, _, world = WORLDS[number]
+    name, unit, world = WORLDS[number]
     began = time.monotonic()
     rng = np.random.default_rng([SEED, number, kind])
+    releases *= DAYS_TIMES if unit == "days" else 1
     found: Judged = {}
     for start in range(0, releases, CHUNK):
         for rule, decisions in world(rng, min(CHUNK, releases - start), kind * HARMFUL).items():
@@ -266,11 +270,10 @@ def page(rows: list[Row], real: Decisions, lost: Decisions, command: str, second
         for decisions, candidate in ((row.identical, "identical"), (row.harmful, f"worse by {HARMFUL:.0%}"))
     ]
     day_rows = {row.world: row for row in rows if row.unit == "days"}
-    days = "; ".join(
-        f"{name}: {_number(row.identical.median, row.identical.cap)} days for an identical candidate, "
-        f"{_number(row.harmful.median, row.harmful.cap)} for a harmful one"
+    days = [
+        (name, *(_number(found.median, found.cap) for found in (row.identical, row.harmful)))
         for name, row in day_rows.items()
-    )
+    ]
     return f"""
 # Releases judged
 
@@ -284,7 +287,9 @@ A target is met when the upper Clopper–Pearson bound (95 %, in brackets) keeps
 
 ## Days needed
 
-With shocks shared by all requests of a day, the median release is decided after this many days: {days}.
+Where the requests of a day share a shock, days are the evidence; the median release is decided after this many:
+
+{report.table(("world", "identical candidate", f"worse by {HARMFUL:.0%}"), days)}
 
 ## All settings and rules
 
@@ -298,10 +303,11 @@ A candidate that loses {LOST:.0%} of its requests: {_rate(lost, Outcome.ERROR)} 
 
 ## How
 
-`{command}`, seed {SEED}. Base error {BASE:.0%} unless the row says otherwise, margin {MARGIN:.0%},
-{SHARED:.0%} of the smaller model's errors shared where both answer, alpha 5 % for each bound, a look after every
-single request (days: after each day); at most {PAIRED_REQUESTS:,} labelled requests in pairs, {SPLIT_REQUESTS:,} in a
-split, {PAIRED_DAYS} days. *Undecided* is left to `onInconclusive`; medians count it as later than any decision.
+`{command}`, seed {SEED}; {DAYS_TIMES} times as many releases where days are judged. Base error {BASE:.0%} unless the
+row says otherwise, margin {MARGIN:.0%}, {SHARED:.0%} of the smaller model's errors shared where both answer, alpha 5 % for
+each bound, a look after every single request (days: after each day); at most {PAIRED_REQUESTS:,} labelled requests in
+pairs, {SPLIT_REQUESTS:,} in a split, {PAIRED_DAYS} days. *Undecided* is left to `onInconclusive`; medians count it as
+later than any decision.
 
 - *sequence*: `judge_evidence` over requests, `judge_paired` over days, scores of a split from `aipw_scores`, `judge_assignment`
   before. Bounds of all looks are computed at once by `row_bounds`; the deciding look and the one before it are put to
