@@ -121,7 +121,8 @@ class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
     """One copy of a version as its target sees it now. `cpu_s` and `memory_mb_peak` are of the process, wall time.
 
     `sandbox` names the wall between its model file and the machine's other files, such as `landlock/4`; `none` says that
-    the kernel offers none, None that nothing is known (it is not ready yet).
+    the kernel offers none, None that nothing is known (it is not ready yet). `ready_after_s` is what it took from the start of
+    the process to being ready, which is what a cold rollback takes.
     """
 
     id: str
@@ -135,6 +136,7 @@ class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float = 0.0
     memory_mb_peak: float = 0.0
     sandbox: str | None = None
+    ready_after_s: float | None = None
 
 
 class TargetError(Exception):

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pytest
 from inline_snapshot import snapshot
 
+from steersman.domain.errors import BadDocument
 from steersman.domain.release import Completion, Release
 from steersman.testing.story import Story, model_document
 
@@ -66,6 +68,14 @@ def test_a_day_before_the_candidate_answered_is_no_evidence(story: Story) -> Non
     with story.store.read() as tx:
         cohorts = tx.cohorts("default", "production", "delay", **pair(story), since=release.opened_at, mode="split")
     assert [(c.block.day, c.share) for c in cohorts] == snapshot([(3, 0.2), (4, 0.2), (5, 0.2)])
+
+
+def test_a_metric_the_tables_reader_cannot_read_is_refused_when_it_is_applied(story: Story) -> None:
+    story.traffic.refuse_measure = lambda _expression: "no SQL expression"  # type: ignore[method-assign]
+    declared = {"name": "cost", "expression": "score +", "direction": "lower"}
+    with pytest.raises(BadDocument) as refused:
+        story.apply(model_document(metrics=[declared]))
+    assert [str(problem) for problem in refused.value.problems] == ["spec.metrics[0]: expression: no SQL expression"]
 
 
 def pair(story: Story) -> dict[str, str]:

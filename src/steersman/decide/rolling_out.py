@@ -577,5 +577,6 @@ def verdict_data(name: str, verdict: Verdict) -> dict[str, Any]:
         "n_unit": verdict.n_unit,
         "margin": text(verdict.margin),
         "method": verdict.method,
+        "needed": verdict.needed,
         **({"data": verdict.data, "code": verdict.code} if verdict.data or verdict.code else {}),
     }

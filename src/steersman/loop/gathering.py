@@ -162,6 +162,17 @@ def present_pairing(
         since = release.step_started_at
     if judged is None or since is None or (release.phase is not Phase.VERIFYING and not release.entered):
         return None
+    return pairing_of(release, judged, since, declared)
+
+
+def pairing_of(
+    release: Release,
+    judged: spec.Analysis | spec.Bake,
+    since: datetime,
+    declared: tuple[spec.DeclaredMetric, ...] = (),
+) -> Pairing:
+    """The comparison a step rests on that began at `since`. The release must have a version to compare with."""
+    assert release.previous is not None
     mode = judged.mode if isinstance(judged, spec.Analysis) else spec.AnalysisMode.PAIRED
     return Pairing(
         workspace=release.workspace,

@@ -33,7 +33,17 @@ requests without an answer, and over enough requests any difference is a sure on
 
 def weigh(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake) -> Verdict:
     """The verdict over all blocks of a pairing known by now, in one metric."""
-    cohorts = tx.cohorts(
+    cohorts = cohorts_of(tx, pairing)
+    whole = [cohort for cohort in cohorts if not cohort.slice]
+    verdict = _doubt(pairing, metric, judged, whole) or _harm(tx, pairing, metric, judged, cohorts)
+    margin = judged.margin if verdict.margin is None else verdict.margin
+    data = _digest_of(cohorts, judged) if whole else None
+    return replace(verdict, metric=metric, margin=margin, data=data, code=code_digest())
+
+
+def cohorts_of(tx: Transaction, pairing: Pairing) -> list[Cohort]:
+    """What the comparison's blocks are about, oldest first: all requests (slice ""), and each slice."""
+    return tx.cohorts(
         pairing.workspace,
         pairing.environment,
         pairing.model,
@@ -42,11 +52,6 @@ def weigh(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis 
         since=pairing.since,
         mode=str(pairing.mode),
     )
-    whole = [cohort for cohort in cohorts if not cohort.slice]
-    verdict = _doubt(pairing, metric, judged, whole) or _harm(tx, pairing, metric, judged, cohorts)
-    margin = judged.margin if verdict.margin is None else verdict.margin
-    data = _digest_of(cohorts, judged) if whole else None
-    return replace(verdict, metric=metric, margin=margin, data=data, code=code_digest())
 
 
 def _doubt(pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, whole: Sequence[Cohort]) -> Verdict | None:
@@ -55,15 +60,26 @@ def _doubt(pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, who
         mismatch = next((v for v in _assignments(whole) if v.outcome is Outcome.ERROR), None)
         if mismatch is not None:
             return _undecided(metric, mismatch)
-    if needs_labels(metric, pairing.declared) and any(c.matured_reference or c.matured_compared for c in whole):
-        coverage = _coverage(whole, judged.coverage_min)
-        if coverage.outcome is not Outcome.SUCCESSFUL:
+    if needs_labels(metric, pairing.declared):
+        coverage = _coverage(whole, judged)
+        if coverage is not None and coverage.outcome is not Outcome.SUCCESSFUL:
             return _undecided(metric, coverage)
     return None
 
 
-def _coverage(whole: Sequence[Cohort], coverage_min: float) -> Verdict:
-    """Whether enough of what matured can be judged, and as much of it in both arms, up to what is tolerated."""
+def checks(tx: Transaction, pairing: Pairing, judged: spec.Analysis | spec.Bake) -> tuple[Verdict, ...]:
+    """What is judged of the comparison itself before harm counts: shares drawn (a split), and labels of both arms."""
+    whole = [cohort for cohort in cohorts_of(tx, pairing) if not cohort.slice]
+    drawn = tuple(_assignments(whole)) if pairing.mode is spec.AnalysisMode.SPLIT else ()
+    labelled = any(needs_labels(metric, pairing.declared) for metric in judged.metrics)
+    coverage = _coverage(whole, judged) if labelled else None
+    return drawn if coverage is None else (*drawn, coverage)
+
+
+def _coverage(whole: Sequence[Cohort], judged: spec.Analysis | spec.Bake) -> Verdict | None:
+    """Whether labels came, and came alike; None before anything matured."""
+    if not any(c.matured_reference or c.matured_compared for c in whole):
+        return None
     matured = {"stable": sum(c.matured_reference for c in whole), "candidate": sum(c.matured_compared for c in whole)}
     labelled = {
         "stable": sum(c.labelled_reference for c in whole),
@@ -72,7 +88,7 @@ def _coverage(whole: Sequence[Cohort], coverage_min: float) -> Verdict:
     shares = [labelled[arm] / matured[arm] for arm in matured if matured[arm]]
     if len(shares) == len(matured) and max(shares) - min(shares) <= COVERAGE_GAP_TOLERATED:
         matured, labelled = {"requests": sum(matured.values())}, {"requests": sum(labelled.values())}
-    return judge_coverage(matured, labelled, coverage_min=coverage_min)
+    return judge_coverage(matured, labelled, coverage_min=judged.coverage_min)
 
 
 def _assignments(whole: Sequence[Cohort]) -> Iterable[Verdict]:
@@ -105,7 +121,7 @@ def _harm(
     if missing:
         because = f"{metric}: slices of {', '.join(missing)} cannot be judged, the log has no such input column"
         return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
-    blocks = _blocks(tx, pairing, metric, "")
+    blocks = blocks_of(tx, pairing, metric)
     ripe = sum(min(c.labelled_reference, c.labelled_compared) >= BLOCK_ROWS_MIN for c in whole)
     if not blocks and metric in LATENCIES and ripe:
         because = f"{metric}: not measured, a replay's latencies are those of the machine that replays"
@@ -113,16 +129,31 @@ def _harm(
     if not blocks and ripe >= judged.blocks_min:
         because = f"{metric}: could not be measured in any of {ripe} blocks, though they have scores and labels"
         return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
-    alpha = judged.alpha / (1 + len(slices))
-    overall = _judged(pairing, metric, judged, blocks, margin=judged.margin, alpha=alpha)
-    if not slices:
-        return overall
-    parts = {"": overall}
+    parts = _parts(tx, pairing, metric, judged, slices)
+    return judge_slices(parts, metric=metric) if slices else parts[""]
+
+
+def by_slice(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake) -> dict[str, Verdict]:
+    """Harm over all requests ("") and in each slice that has rows enough, as `weigh` judges them."""
+    slices, _ = _slices(pairing, metric, judged, cohorts_of(tx, pairing))
+    return _parts(tx, pairing, metric, judged, slices)
+
+
+def share_of_alpha(judged: spec.Analysis | spec.Bake, parts: int) -> float:
+    """What each bound may be wrong with: alpha is for the whole step, so metrics and their parts share it (Bonferroni)."""
+    return judged.alpha / (len(judged.metrics) * parts)
+
+
+def _parts(
+    tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, slices: Sequence[str]
+) -> dict[str, Verdict]:
+    alpha = share_of_alpha(judged, 1 + len(slices))
     slice_margin = judged.margin if judged.slice_margin is None else judged.slice_margin
-    for name in slices:
-        evidence = _blocks(tx, pairing, metric, name)
-        parts[name] = _judged(pairing, metric, judged, evidence, margin=slice_margin, alpha=alpha)
-    return judge_slices(parts, metric=metric)
+    parts = {}
+    for name in ("", *slices):
+        margin = slice_margin if name else judged.margin
+        parts[name] = judge_blocks(metric, judged, blocks_of(tx, pairing, metric, name), margin=margin, alpha=alpha)
+    return parts
 
 
 def _slices(
@@ -143,17 +174,12 @@ def _slices(
     return enough, missing
 
 
-def _judged(
-    pairing: Pairing,
-    metric: str,
-    judged: spec.Analysis | spec.Bake,
-    blocks: Sequence[PairBlock],
-    *,
-    margin: float,
-    alpha: float,
+def judge_blocks(
+    metric: str, judged: spec.Analysis | spec.Bake, blocks: Sequence[PairBlock], *, margin: float, alpha: float
 ) -> Verdict:
+    """Harm over some blocks, by the rule of the step that asks."""
     evidence = [BlockEvidence(harm=block.harm, n=block.n, spread=block.spread) for block in blocks]
-    n_unit: NUnit = "days" if pairing.block.days == 1 else "blocks"
+    n_unit: NUnit = "days" if judged.block.days == 1 else "blocks"
     return judge_evidence(
         evidence,
         metric=metric,
@@ -166,7 +192,8 @@ def _judged(
     )
 
 
-def _blocks(tx: Transaction, pairing: Pairing, metric: str, slice_of: str) -> list[PairBlock]:
+def blocks_of(tx: Transaction, pairing: Pairing, metric: str, slice_of: str = "") -> list[PairBlock]:
+    """The comparison's blocks in one metric, oldest first: of all requests, or of one slice."""
     return tx.pair_blocks(
         pairing.workspace,
         pairing.environment,

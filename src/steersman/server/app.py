@@ -155,8 +155,8 @@ class _Pages:
             if release is None or not access.allows(Permission.MODEL_READ, release.workspace):
                 raise NotFound("no such release")
             access.require(form.permission, release.workspace)
-            getattr(commands, form.command)(release.id, actor=actor, because=because)
-            return f"/releases/{release.id}", f"{form.command}: release {release.number}"
+            after = getattr(commands, form.command)(release.id, actor=actor, because=because)  # retry: a new release
+            return f"/releases/{after.id}", f"{form.command}: release {after.number}"
         if "incident" in path:
             with self._parts.store.read() as tx:
                 incident = tx.incident(str(path["incident"]))

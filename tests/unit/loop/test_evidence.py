@@ -289,6 +289,12 @@ def test_each_slice_is_judged_with_its_share_of_alpha_and_the_failed_one_is_name
     assert "98.3%" in verdict.method, "alpha 5 % over all requests and two slices"
 
 
+def test_metrics_of_one_step_share_its_alpha(story: Story) -> None:
+    analysis = asking(PAIRED, metrics=("accuracy", "brier"))
+    found = verdicts(story, Requests(errors=equal, days=6), analysis)
+    assert {str(verdict.method).rpartition(" ")[2] for verdict in found.values()} == {"97.5%"}
+
+
 def test_a_slice_of_few_requests_is_not_judged_and_holds_nothing_up(story: Story) -> None:
     def rare(rows: Any) -> Any:
         return np.where(rows % 50 == 0, "rare", "usual")

@@ -95,7 +95,7 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
     margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
     """How much worse still counts as no worse, in the metric's own unit."""
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
-    """Chance, over all looks together, of a wrong verdict about a candidate at the margin."""
+    """Chance, over all looks, metrics and slices together, of a wrong verdict about a candidate at the margin."""
     unit: EvidenceUnit = EvidenceUnit.BLOCK
     rows_min: RowsMin | None = None
     """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""

@@ -8,7 +8,7 @@ fails on hard requests would be compared on the easy ones only.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,17 +56,17 @@ def split_rows(
     labels: pl.DataFrame,
     *,
     compared: str,
-    drawn_before: Collection[str],
+    drawn_before: pl.Series,
     slices: Sequence[str],
     measures: Mapping[str, str],
 ) -> SplitRows:
-    """Events by the version they were drawn for; `drawn_before` are the units that counted already."""
+    """Events by the version they were drawn for; `drawn_before` are the entities that counted already."""
     draws = rows.filter(drawn()).filter(pl.col("event_id").is_first_distinct())
     draws = draws.select("event_id", "at", "digest", "probability", unit())
     draws = draws.with_columns(candidate=pl.col("digest") == compared)
     chance = pl.when(pl.col("candidate")).then(pl.col("probability")).otherwise(1.0 - pl.col("probability"))
     draws = draws.with_columns(probability=chance.round(9)).sort("at", "event_id")
-    draws = draws.filter(~pl.col("unit").is_in(list(drawn_before)))
+    draws = draws.join(drawn_before.alias("unit").to_frame(), on="unit", how="anti", maintain_order="left")
     # A unit that was drawn anew within the block (the weight was changed) counts as it was drawn first.
     first = [pl.col(name).first().over("unit") for name in ("candidate", "probability")]
     draws = draws.filter((pl.col("candidate") == first[0]) & (pl.col("probability") == first[1]))

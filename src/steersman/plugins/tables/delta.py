@@ -187,8 +187,8 @@ class DeltaInferenceLog:
         place = (workspace, environment, model)
         asked = pl.col("digest").is_in([reference, compared]) & pl.col("variant").is_in(ANSWERING)
         earlier = self._predictions(
-            *place, drawn_since, since, columns=("event_id", "entity"), with_inputs=False,
-            keep=asked & comparing.drawn(),
+            *place, drawn_since, since, columns=("entity",), with_inputs=False,
+            keep=asked & comparing.drawn() & pl.col("entity").is_not_null(),
         )  # fmt: skip
         rows = self._predictions(
             *place, since, until, columns=comparing.COLUMNS, with_inputs=bool(slices or measures), keep=asked
@@ -198,7 +198,7 @@ class DeltaInferenceLog:
             rows,
             labels,
             compared=compared,
-            drawn_before=set(earlier.select(comparing.unit())["unit"].to_list()),
+            drawn_before=earlier["entity"].unique(),
             slices=slices,
             measures=measures,
         )
