@@ -89,14 +89,16 @@ def permissions() -> str:
 def reasons() -> str:
     """How a release may stand, what that means and what is typed next; places in braces stand for its own names."""
 
-    def readable(text: str) -> str:
-        return re.sub(r"\{(\w+)\}", lambda found: NAMED[found[1]], text)
+    def readable(text: str, **more: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: {**NAMED, **more}[found[1]], text)
 
     rows = (
         (
             f"**{reason}**",
             readable(f"{row.means} {row.advice}"),
-            "; ".join(f"`{readable(choice.command)}` {readable(choice.does)}" for choice in row.choices),
+            "; ".join(
+                f"`{readable(choice.command, version='VERSION')}` {readable(choice.does)}" for choice in row.choices
+            ),
         )
         for reason, row in REASONS.items()
     )
@@ -106,7 +108,7 @@ def reasons() -> str:
 NAMED = {
     "release": "RELEASE", "model": "MODEL", "place": "", "environment": "the environment", "version": "*N*",
     "previous": "the version before", "step": "that it stands at", "waits_for": "*M*", "frozen": "*the reason of the freeze*",
-    "lacking": "*some* approvals", "roles": "the role *R*", "ends_at": "*a time*",
+    "lacking": "*some* more approvals", "roles": "the role *R*", "ends_at": "*a time*",
     "traffic": "the share of requests it answers stays as it is", "fallback": "the version before answers",
 }  # fmt: skip
 """What stands in the table for what differs from release to release."""

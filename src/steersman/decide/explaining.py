@@ -166,7 +166,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_LOOK, _ABORT),
     ),
     Reason.APPROVAL_LACKING: Row(
-        means="Version {version} does not go on before {lacking} more by {roles}; {traffic}.",
+        means="Version {version} needs {lacking} by {roles} before it goes on; {traffic}.",
         advice="Ask somebody who neither opened this release nor made the version; then one of:",
         choices=(_APPROVE, _REJECT),
     ),
@@ -430,7 +430,7 @@ def _places(known: Circumstances) -> Mapping[str, str]:
         "step": "" if known.step is None else step_name(known.step),
         "waits_for": str(known.waits_for),
         "frozen": str(known.frozen),
-        "lacking": f"{count} approval" if count == 1 else f"{count} approvals",
+        "lacking": f"{count} more approval{'' if count == 1 else 's'}",
         "roles": _either(known.roles),
         "ends_at": "the end of its time" if known.ends_at is None else f"{known.ends_at:%Y-%m-%d %H:%M} UTC",
         "traffic": _traffic(release),

@@ -181,6 +181,21 @@ def test_a_rollback_is_offered_with_the_environment_it_is_for(sample: Sample) ->
     assert "Roll back to version 9" in html
 
 
+def test_a_release_that_did_not_make_it_offers_to_try_again(sample: Sample) -> None:
+    html = console(sample).release(visit(sample, EVERYTHING, release=releases(sample)[5].id))
+    assert outline(html).forms == [(f"/releases/{releases(sample)[5].id}/retry", ["csrf_token", "because"])]
+
+
+def test_a_release_page_says_why_it_stands_there_and_the_very_command_that_comes_next(sample: Sample) -> None:
+    broken = console(sample).release(visit(sample, EVERYTHING, release=releases(sample)[5].id))
+    assert "Guardrail broken" in broken
+    assert "version 4 answers again in production" in broken
+    assert "steersman retry rel-" in broken
+    waits = console(sample).release(visit(sample, EVERYTHING, release=releases(sample, "missed-connection")[2].id))
+    assert "Version 2 needs 1 more approval by the role approver before it goes on" in waits
+    assert "steersman approve rel-" in waits
+
+
 def test_a_finished_release_offers_nothing(sample: Sample) -> None:
     assert outline(console(sample).release(visit(sample, EVERYTHING, release=releases(sample)[2].id))).forms == []
 
