@@ -54,7 +54,10 @@ def _waiting(found: Iterable[Json]) -> list[str]:
             if place["release"] is not None and place["phase"] == "Paused":
                 said.append(f"\n{name} in {environment} waits for a person: {place['because']}")
                 said.append(f"next: steersman releases {place['release']}")
-            if place["live"] is None and place["release"] is None:
+            if place.get("held") and place["release"] is None:
+                said.append(f"\n{name} in {environment}: {place['held']}")
+                said.append(f"next: steersman releases {name}")
+            elif place["live"] is None and place["release"] is None:
                 said.append(f"\n{name} in {environment} has no version that answers")
                 said.append(f'next: steersman release {name} VERSION --because "first version"')
     return said
@@ -64,7 +67,7 @@ def model(found: Json) -> str:
     """One model: where it stands, its last releases, what is wrong."""
     name = reference(found["workspace"], found["name"])
     head = [f"{name}, {found['type']}, tier {found['tier']}, owner {found['owner'] or NOTHING}", ""]
-    body = [models([found])]
+    body = [models([found]), *_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
     if found["releases"]:
         rows = [_release_row(release) for release in reversed(found["releases"])]
         body += ["", "last releases:", _indented(table(rows))]
@@ -75,6 +78,25 @@ def model(found: Json) -> str:
         body += ["", f"challenger in {environment}: version {challenger['version']} since {when(challenger['since'])}"]
     body += [f"\nnote: {note}" for note in found.get("notes", ())]
     return "\n".join([*head, *body])
+
+
+def _standings(environments: dict[str, Json]) -> list[str]:
+    """What was asked for, what answers, and what is known to be good, where they are not one and the same."""
+    said = []
+    for environment, place in environments.items():
+        three = [place.get(name) for name in ("desired", "effective", "last_good")]
+        if len({*three}) > 1:
+            asked, answers, good = ("none" if number is None else f"version {number}" for number in three)
+            said.append(f"\n{environment}: asked for {asked}, answering {answers}, last good {good}")
+    return said
+
+
+def _open_waivers(waivers: Sequence[Json]) -> list[str]:
+    return [
+        f"\nwaiver of {w['actor']} until {when(w['expires_at'])}: version {w['version']} may skip {w['what']} on its way to "
+        f"{w['environment']}: {w['because']}"
+        for w in waivers
+    ]
 
 
 def _release_row(release: Json) -> Json:
@@ -103,6 +125,14 @@ def release(found: Json) -> str:
     }
     if found.get("incident"):
         facts["incident"] = found["incident"]
+    if found.get("hotfix"):
+        facts["hotfix"] = "yes: freezes do not hold it"
+    if (proved := found.get("proved")) is not None:
+        facts["proved"] = (
+            f"in {proved['environment']} by release {proved['number']}, until {when(proved['verified_at'])}"
+        )
+    for waived in found.get("waived", ()):
+        facts[f"step {waived['step']}"] = f"may be skipped, by {waived['actor']}: {waived['because']}"
     for moment in ("promoted_at", "degraded_at", "closed_at"):
         if found.get(moment):
             facts[moment.removesuffix("_at")] = when(found[moment])
@@ -112,8 +142,12 @@ def release(found: Json) -> str:
     if found.get("verdicts"):
         body += ["evidence:", _indented(evidence(found["verdicts"]))]
     if found.get("approvals") or found.get("approvals_required"):
-        body += [f"approvals: {len(found['approvals'])} of {found['approvals_required']}"]
-        body += [f"  {a['actor']}, {when(a['at'])}: {a['because']}" for a in found["approvals"]]
+        body += [f"approvals: {_given(found)} of {found['approvals_required']}"]
+        body += [
+            f"  {a['actor']}, {when(a['at'])}: {a['because']}"
+            + (f" (counts no longer: {a['withdrawn']})" if a.get("withdrawn") else "")
+            for a in found["approvals"]
+        ]
     return "\n".join([*body, *(f"next: {step}" for step in next_commands(found))])
 
 
@@ -150,8 +184,12 @@ def next_commands(found: Json) -> list[str]:
 
 def _waits_for_approval(found: Json) -> bool:
     step = next((s["what"] for s in found.get("steps", ()) if s["state"] == "active"), "")
-    lacking = len(found.get("approvals", ())) < found.get("approvals_required", 0)
+    lacking = _given(found) < found.get("approvals_required", 0)
     return not found.get("held") and ("approval" in str(step) or (found.get("resumes") == "Pending" and lacking))
+
+
+def _given(found: Json) -> int:
+    return sum(not approval.get("withdrawn") for approval in found.get("approvals", ()))
 
 
 def history(found: Json, *, model: str, at: str | None, environment: str | None) -> str:

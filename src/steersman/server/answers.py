@@ -198,7 +198,7 @@ def _chapter(tx: Transaction, release: Release, releases: list[Release]) -> Json
         "opened_by": release.opened_by,
         "incident": release.incident,
         "because": release.because,
-        "approved_by": [a.actor for a in tx.approvals(release.id)],
+        "approved_by": [a.actor for a in tx.approvals(release.id) if a.withdrawn is None],
         "evidence": [plain(v) for v in tx.verdicts(release.id)],
         "milestones": {str(milestone): plain(at) for milestone, at in milestones(tx, release, entries).items()},
         "ledger": [row.index for row in entries],
