@@ -9,15 +9,15 @@ from inline_snapshot import snapshot
 from steersman.domain.errors import BadRequest, Blocked, NotAllowed
 from steersman.domain.release import Completion, Phase, Release
 from steersman.ledger.entry import parse_entry
-from steersman.testing.story import Story, canary, model_document
+from steersman.testing.story import DATASET, Story, canary, model_document
 
 STAGING = {"strategy": {"allAtOnce": {"steps": [{"setWeight": 100}, {"promote": {}}, {"bake": {"duration": "2d"}}]}}}
 
 
 def two_environments(story: Story, **model: Any) -> None:
-    """Production comes after staging; version 1 is there, nothing is in production yet."""
+    """Production comes after staging; nothing is in either yet."""
     production = canary(onInconclusive="pause", after="staging")["production"]
-    story.apply(model_document(environments={"staging": STAGING, "production": production}, **model))
+    story.apply(DATASET, model_document(environments={"staging": STAGING, "production": production}, **model))
     for number in (1, 2):
         story.registry.add(number)
         story.commands.register("default", "delay", number, actor="ann")
@@ -45,7 +45,8 @@ def test_what_has_not_stood_its_bake_before_may_not_enter(story: Story) -> None:
 
 
 def test_what_it_proved_there_comes_along_and_stands_in_the_opening_entry(story: Story) -> None:
-    two_environments(story)
+    floor = {"metric": "roc_auc", "on": "holdout", "floor": 0.6}
+    two_environments(story, gates=[floor], holdout={"dataset": "flights", "last": "7d"})
     proving = release(story, 1, "staging")
     story.days(4)
     proving = story.reread(proving)
@@ -59,13 +60,16 @@ def test_what_it_proved_there_comes_along_and_stands_in_the_opening_entry(story:
     assert moved_on.digest == proving.digest
     with story.store.read() as tx:
         opening = parse_entry(next(iter(tx.ledger.rows(chapter))).body)
+    assert moved_on.proved.verdicts == tuple(opening.data["proved"]["verdicts"])
     assert opening.data["proved"] == snapshot(
         {
             "completion": "Promoted",
             "environment": "staging",
             "promoted_at": "2013-03-01T00:00:00+00:00",
             "release": 1,
-            "verdicts": [],
+            "verdicts": [
+                "gate roc_auc at least 0.6: roc_auc 0.8346, floor 0.6, 2800 rows; estimate +0.8346 [+0.8181, +0.8511]"
+            ],
             "verified_at": "2013-03-04T00:00:00+00:00",
         }
     )
@@ -110,6 +114,34 @@ def test_a_waiver_lets_one_version_skip_the_environment_before_once(story: Story
     assert story.why(since=chapter)[:2] == snapshot(
         ["03-01 waiver.granted: staging is down, case 311", "03-01 release.opened: next stop"]
     )
+
+
+def test_a_waiver_is_not_used_up_where_it_is_not_needed(story: Story) -> None:
+    two_environments(story)
+    release(story, 1, "staging")
+    story.days(4)
+    waiver = story.commands.waive(
+        "default", "delay", 1, "production", skip="staging", actor="carol", because="in case staging is down"
+    )
+    assert release(story, 1, "production").proved is not None
+    with story.store.read() as tx:
+        assert tx.agreements.waivers("default", "delay") == [waiver]
+
+
+def test_a_waiver_of_a_step_that_is_over_waits_for_the_next_release(story: Story) -> None:
+    story.apply(model_document(environments=canary(onInconclusive="pause")))
+    story.release(1)
+    second = story.release(2)
+    story.commands.promote(second.id, actor="dan", because="no labels")
+    story.control.settle()
+    given = story.commands.waive("default", "delay", 2, "production", skip="1", actor="carol", because="no labels")
+    assert given.used_by is None
+    story.commands.abort(second.id, actor="dan", because="start again")
+    story.control.settle()
+    again = story.commands.retry(second.id, actor="ann", because="from its first step")
+    story.control.settle()
+    assert [waived.waiver for waived in story.reread(again).waived] == [given.id]
+    assert story.router.weights() == {"2": 10.0, "1": 90.0}
 
 
 def test_who_made_the_version_or_opens_the_release_waives_nothing(story: Story) -> None:

@@ -150,6 +150,11 @@ STEPS = "spec.environments.production.strategy.canary"
             "production: after names no environment of the model",
         ),
         (
+            "    production:\n",
+            "    staging: {}\n    production:\n      after: staging\n",
+            "production: after staging and retrain.mode auto exclude each other",
+        ),
+        (
             "      guardrails:",
             "      after: production\n      guardrails:",
             "after goes in a circle: production → production",
