@@ -23,13 +23,14 @@ from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import judge_pairing, present_pairing
+from steersman.loop.gathering import present_pairing
 from steersman.loop.isolation import every
 from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
 from steersman.loop.observer import differences
 from steersman.loop.opening import open_release
 from steersman.loop.reconciler import CHAMPION, Reconciler, ask
+from steersman.loop.weighing import weigh
 from steersman.loop.world import Documents, World, environment_of, registry_of
 from steersman.stats.performance import BlockDifferences
 from steersman.store.transaction import Transaction
@@ -265,14 +266,13 @@ class Watching:
         Of several metrics the worst one is told: one in which the replaced version is surely better suffices.
         """
         policy = self._policy(tx, serving)
-        pairing = present_pairing(serving, policy) if serving.phase is Phase.VERIFYING else None
+        declared = self._documents.revision(tx, serving.document).spec.metrics
+        pairing = present_pairing(serving, policy, declared) if serving.phase is Phase.VERIFYING else None
         if pairing is None or serving.previous is None or serving.promoted_at is None:
             return None
         bake = next(step for step in policy.strategy.steps if isinstance(step, spec.Bake) and step.metrics)
-        verdicts = [
-            judge_pairing(tx, pairing, metric, margin=0.0, blocks_min=bake.blocks_min, alpha=bake.alpha)
-            for metric in pairing.metrics
-        ]
+        exact = msgspec.structs.replace(bake, margin=0.0, slices=())
+        verdicts = [weigh(tx, pairing, metric, exact) for metric in pairing.metrics]
         worst = next((verdict for verdict in verdicts if verdict.outcome is Outcome.FAILED), verdicts[0])
         return triaging.RecentPromotion(
             promoted_at=serving.promoted_at, previous=serving.previous.version, against_previous=worst
