@@ -33,7 +33,9 @@ def at_a_tenth(story: Story, **policy: object) -> Release:
 def stands(story: Story) -> tuple[object, ...]:
     with story.store.read() as tx:
         model = story.world_documents.model(tx, "default", "delay")
-        place = answers.model_line(tx, model)["environments"]["production"]
+        place = answers.model_line(tx, story.world_documents, model, now=story.clock.now())["environments"][
+            "production"
+        ]
     return tuple(place[name] for name in ("desired", "effective", "last_good", "held"))
 
 
