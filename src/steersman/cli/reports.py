@@ -55,6 +55,8 @@ def _waiting(found: Iterable[Json]) -> list[str]:
                 verb = "waits for a person" if seen["state"] == "Paused" else f"ended as {seen['state']}"
                 said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {verb}")
                 said += _standing(seen)
+            elif place.get("held") and place["release"] is None:
+                said.append(f"\n{name} in {environment}: {place['held']}")
             elif place["live"] is None and place["release"] is None:
                 said.append(f"\n{name} in {environment} has no version that answers")
                 said.append(f'next: steersman release {name} VERSION --because "first version"')
@@ -78,7 +80,7 @@ def model(found: Json) -> str:
     """One model: where it stands, its last releases, what is wrong."""
     name = reference(found["workspace"], found["name"])
     head = [f"{name}, {found['type']}, tier {found['tier']}, owner {found['owner'] or NOTHING}", ""]
-    body = [models([found])]
+    body = [models([found]), *_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
     if found["releases"]:
         rows = [_release_row(release) for release in reversed(found["releases"])]
         body += ["", "last releases:", _indented(table(rows))]
@@ -89,6 +91,25 @@ def model(found: Json) -> str:
         body += ["", f"challenger in {environment}: version {challenger['version']} since {when(challenger['since'])}"]
     body += [f"\nnote: {note}" for note in found.get("notes", ())]
     return "\n".join([*head, *body])
+
+
+def _standings(environments: dict[str, Json]) -> list[str]:
+    """What was asked for, what answers, and what is known to be good, where they are not one and the same."""
+    said = []
+    for environment, place in environments.items():
+        three = [place.get(name) for name in ("desired", "effective", "last_good")]
+        if len({*three}) > 1:
+            asked, answers, good = ("none" if number is None else f"version {number}" for number in three)
+            said.append(f"\n{environment}: asked for {asked}, answering {answers}, last good {good}")
+    return said
+
+
+def _open_waivers(waivers: Sequence[Json]) -> list[str]:
+    return [
+        f"\nwaiver of {w['actor']} until {when(w['expires_at'])}: version {w['version']} may skip {w['what']} on its way to "
+        f"{w['environment']}: {w['because']}"
+        for w in waivers
+    ]
 
 
 def _release_row(release: Json) -> Json:
@@ -117,6 +138,14 @@ def release(found: Json) -> str:
     }
     if found.get("incident"):
         facts["incident"] = found["incident"]
+    if found.get("hotfix"):
+        facts["hotfix"] = "yes: freezes do not hold it"
+    if (proved := found.get("proved")) is not None:
+        facts["proved"] = (
+            f"in {proved['environment']} by release {proved['number']}, until {when(proved['verified_at'])}"
+        )
+    for waived in found.get("waived", ()):
+        facts[f"step {waived['step']}"] = f"may be skipped, by {waived['actor']}: {waived['because']}"
     for moment in ("promoted_at", "degraded_at", "closed_at"):
         if found.get(moment):
             facts[moment.removesuffix("_at")] = when(found[moment])
@@ -131,8 +160,12 @@ def release(found: Json) -> str:
     if found.get("checks"):
         body += ["checked before:", _indented(verdicts(found["checks"]))]
     if found.get("approvals") or found.get("approvals_required"):
-        body += [f"approvals: {len(found['approvals'])} of {found['approvals_required']}"]
-        body += [f"  {a['actor']}, {when(a['at'])}: {a['because']}" for a in found["approvals"]]
+        body += [f"approvals: {_given(found)} of {found['approvals_required']}"]
+        body += [
+            f"  {a['actor']}, {when(a['at'])}: {a['because']}"
+            + (f" (counts no longer: {a['withdrawn']})" if a.get("withdrawn") else "")
+            for a in found["approvals"]
+        ]
     return "\n".join([*body, *(_next(told["choices"]) if told else [f"next: steersman releases {found['id']}"])])
 
 
@@ -187,6 +220,10 @@ def _verdict_row(verdict: Json) -> Json:
 def _signed(value: Any) -> str:
     """A number that may be kept as text, as in the ledger; always with its sign."""
     return NOTHING if value is None else f"{float(value):+.4f}"
+
+
+def _given(found: Json) -> int:
+    return sum(not approval.get("withdrawn") for approval in found.get("approvals", ()))
 
 
 def history(found: Json, *, model: str, at: str | None, environment: str | None) -> str:

@@ -131,7 +131,7 @@ _RETRY = Choice(command='steersman retry {release} --because "…"', does="opens
 _ANOTHER = Choice(command='steersman release {model} VERSION{place} --because "…"', does="releases another version")
 _ROLLBACK = Choice(command='steersman rollback {model}{place} --because "…"', does="brings the previous version back")
 _PROMOTE = Choice(
-    command='steersman promote {release} --because "…"', does="goes to 100 % without the analyses still to come"
+    command='steersman promote {release} --full --because "…"', does="goes to 100 % without the analyses still to come"
 )
 
 REASONS: Mapping[Reason, Row] = {
@@ -316,6 +316,7 @@ if missing := {*Reason} ^ {*REASONS} | {*spec.OnInconclusive} ^ {*WHEN_UNDECIDED
 _OPENINGS: tuple[tuple[str, Reason], ...] = (
     ("rejected by ", Reason.REJECTED),
     ("aborted by ", Reason.ABORTED),
+    ("rolled back by ", Reason.ABORTED),
     ("taken back by the rollback", Reason.TAKEN_BACK),
     ("gates could not be evaluated", Reason.GATES_BROKEN),
     ("guardrail broken", Reason.GUARDRAIL_BROKEN),

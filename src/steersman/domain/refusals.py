@@ -14,7 +14,6 @@ from steersman.domain.decoding import shown
 from steersman.domain.durations import format_duration
 from steersman.domain.errors import Problem
 from steersman.domain.spec import (
-    Approval,
     Capture,
     ChallengerMonitor,
     Dataset,
@@ -29,9 +28,6 @@ from steersman.domain.spec import (
     RetrainMode,
 )
 from steersman.domain.spec.watching import DriftMonitor
-
-APPROVER = "approver"
-"""The one role whose members may agree."""
 
 TARGETS = ("local",)
 """Where versions can run."""
@@ -83,10 +79,6 @@ def _delivery(path: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
         if isinstance(step, Mirror) and step.max_duration is not None:
             instead = "give the analysis after it a maxDuration"
             yield _refused(f"{at}.mirror", "maxDuration of a mirror", instead)
-        if isinstance(step, Approval) and step.role != APPROVER:
-            yield _refused(f"{at}.approval", f"role {shown(step.role)}", f"use {APPROVER}")
-    if policy.approvals is not None and policy.approvals.roles != (APPROVER,):
-        yield _refused(f"{path}.approvals", f"roles other than {APPROVER}", f"use [{APPROVER}]")
 
 
 def _watching(model: Model) -> Iterator[Problem]:

@@ -8,7 +8,9 @@ from steersman.domain.events import Action
 from steersman.domain.identifiers import new_id
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
-from steersman.loop.reconciler import Reconciler, release_event
+from steersman.loop.entries import release_event
+from steersman.loop.proving import Brought, bring_along
+from steersman.loop.reconciler import Reconciler
 from steersman.loop.world import Documents, World
 from steersman.store.transaction import Transaction
 
@@ -27,28 +29,39 @@ def open_release(
     because: str,
     opened: Opened,
     incident: str | None = None,
+    hotfix: bool = False,
 ) -> Release:
     """Ask for version `number` in `environment`.
 
     What happens when a release is on its way there stands in the document (`concurrency`); a rollback always takes its
-    place. Raises NotFound, Conflict, BadRequest.
+    place, and nothing takes the place of a rollback. Raises NotFound, Conflict, BadRequest, and Blocked where the version
+    proved nothing in the environment before.
     """
     model = documents.model(tx, workspace, name)
     version = version_of(tx, workspace, name, number)
     _refuse_unreleasable(model, version, environment)
-    if opened is not Opened.ROLLBACK:
-        _refuse_unknown_columns(model, version)
+    now = world.clock.now()
     releases = tx.releases(workspace, name, environment)
     policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
+    brought = Brought()
+    if opened is not Opened.ROLLBACK:
+        _refuse_unknown_columns(model, version)
+        brought = bring_along(tx, version, policy, environment, opened_by=actor, now=now)
+    serving = live(releases)
+    if opened is Opened.COMMAND and serving is not None and serving.digest == version.digest:
+        raise Conflict(
+            f"version {number} of {name} answers in {environment} already, since release {serving.number}",
+            next_step="There is nothing to release; `steersman retire` and `rollback` take a version away.",
+        )
     coming = [r for r in releases if r.active]
     if coming and opened is not Opened.ROLLBACK and policy.concurrency is spec.Concurrency.REJECT:
         raise Conflict(f"release {coming[0].number} of {name} is still on its way in {environment}")
     if opened is Opened.ROLLBACK or policy.concurrency is spec.Concurrency.SUPERSEDE:
         why = "a rollback takes its place" if opened is Opened.ROLLBACK else "a newer release takes its place"
         for older in coming:
+            if older.opened is Opened.ROLLBACK and opened is not Opened.ROLLBACK:
+                continue  # a new release waits for it: traffic must not go back to what was just taken away
             give_up(tx, world, reconciler, older, actor=actor, because=why, ending=Completion.SUPERSEDED)
-    now = world.clock.now()
-    serving = live(releases)
     stored = tx.document("Model", workspace, name)
     assert stored is not None
     release = Release(
@@ -69,8 +82,13 @@ def open_release(
         opened_by=actor,
         incident=incident,
         because=reason(because),
+        hotfix=hotfix,
+        proved=brought.proved,
+        waived=brought.waived,
     )
     tx.add_release(release)
+    for waiver in brought.waivers:
+        tx.agreements.use_waiver(waiver, release=release.id)
     data: dict[str, object] = {
         "release": release.number,
         "version": number,
@@ -79,6 +97,8 @@ def open_release(
         "previous": serving.version if serving else None,
         "opened": str(opened),
         "incident": incident,
+        **({"hotfix": True} if hotfix else {}),
+        **brought.told(),
     }
     tx.append(release_event(release, Action.RELEASE_OPENED, at=now, actor=actor, because=release.because, data=data))
     return release

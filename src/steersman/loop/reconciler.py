@@ -20,9 +20,11 @@ from steersman.domain.operation import Intent, Operation, OperationKind, Operati
 from steersman.domain.release import Arm, Phase, Release
 from steersman.domain.traffic import Traffic
 from steersman.loop.checking import CHECKS, checked_digests
+from steersman.loop.entries import release_event
 from steersman.loop.gathering import Seen, gate_key, gather
 from steersman.loop.isolation import every
 from steersman.loop.routes import answering, compile_configuration, serves
+from steersman.loop.withdrawing import withdraw_outdated
 from steersman.loop.world import Documents, World, environment_of
 from steersman.ports import RunningReplica
 from steersman.store.records import StoredVerdict
@@ -93,6 +95,7 @@ class Reconciler:
         document = self._documents.model(tx, traffic.workspace, traffic.model)
         full = document.spec.serving.replicas
         answering = {arm.digest for arm in (traffic.stable, traffic.candidate) if arm is not None}
+        answering |= set(traffic.at_full)
         copies = {mirror.arm.digest for mirror in traffic.mirrors}
         counts = {}
         for arm in traffic.serving():
@@ -233,7 +236,7 @@ class Reconciler:
     def _seen(self, tx: Transaction, release: Release, traffic: Traffic, look: Look) -> Seen:
         counts = self._counts(tx, traffic)
         asked = {arm.digest for _role, arm, _weight in answering(traffic)}
-        asked |= {release.digest} & {mirror.arm.digest for mirror in traffic.mirrors}
+        asked |= {release.digest} & {*(mirror.arm.digest for mirror in traffic.mirrors), *traffic.at_full}
         ready = all(
             sum(r.ready for r in look.replicas if _is(r, traffic, digest)) >= counts[digest] for digest in asked
         )
@@ -285,6 +288,8 @@ class Reconciler:
             )
         for note in move.notes:
             tx.append(release_event(after, note.action, at=now, actor=actor, because=note.because, data=note.data))
+        if after.previous != before.previous:
+            withdraw_outdated(tx, after, actor=actor, now=now)
         if after.phase is Phase.VERIFYING and before.phase is not Phase.VERIFYING:
             self._project_alias(tx, after)
         if after.completion is not None and before.phase is Phase.DEGRADED and before.promoted_at is not None:
@@ -364,22 +369,6 @@ def ask(tx: Transaction, intent: Intent, *, at: datetime) -> bool:
         at=at,
     )
     return tx.add_operation(operation)
-
-
-def release_event(
-    release: Release, action: Action, *, at: datetime, actor: str, because: str, data: dict[str, object] | None = None
-) -> Event:
-    """An entry about a release, under the name people use for it."""
-    return Event(
-        action=action,
-        at=at,
-        actor=actor,
-        workspace=release.workspace,
-        kind="release",
-        name=f"{release.model}/{release.environment}/{release.number}",
-        because=because,
-        data=dict(data or {}),
-    )
 
 
 def _replicas_key(traffic: Traffic, digest: str, release: str) -> str:

@@ -2,14 +2,16 @@
 
 from datetime import datetime, timedelta
 
+from steersman.decide.approving import approvals_required, demanded_at_start, demanded_by, missing
 from steersman.decide.explaining import Circumstances, Judged, Standing, explain
-from steersman.decide.rolling_out import approvals_required, steps_of
+from steersman.decide.freezing import frozen
+from steersman.decide.rolling_out import steps_of
 from steersman.decide.routing import in_progress
 from steersman.domain import spec
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.verdicts import Outcome
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import approvals_of, frozen, valid_approvers
+from steersman.loop.gathering import agreed, approvals_of
 from steersman.loop.world import Documents, environment_of
 from steersman.store.records import StoredVerdict
 from steersman.store.transaction import Transaction
@@ -27,18 +29,21 @@ def circumstances(tx: Transaction, documents: Documents, release: Release, *, no
     steps = steps_of(policy, release)
     step = steps[release.step] if 0 <= release.step < len(steps) else None
     oldest = in_progress(tx.releases(release.workspace, release.model, release.environment))
-    declared, before_steps = approvals_required(policy, model.spec.tier), approvals_of(tx, release, model)
+    declared = approvals_required(policy, model.spec.tier, hotfix=release.hotfix)
+    outside = approvals_of(tx, release, model) > declared
     asked = step if isinstance(step, spec.Approval) and release.resumes is not Phase.PENDING else None
-    agreed = valid_approvers(tx.approvals(release.id), release, policy, now)
+    at_start = demanded_at_start(policy, model.spec.tier, outside=outside, hotfix=release.hotfix)
+    demand = demanded_by(asked, policy) if asked else at_start
+    lacking, roles = missing(demand, agreed(tx, release, policy, now))
     return Circumstances(
         release=release,
         step=step,
         judged=tuple(_judged(stored) for stored in tx.verdicts(release.id)),
-        lacking=max((asked.count if asked else before_steps) - len(agreed), 0),
-        roles=(asked.role,) if asked else (policy.approvals or spec.Approvals()).roles,
-        outside=before_steps > declared,
+        lacking=lacking,
+        roles=roles,
+        outside=outside,
         waits_for=oldest.number if oldest is not None and oldest.id != release.id and release.active else None,
-        frozen=None if release.opened is Opened.ROLLBACK else frozen(policy, environment, now),
+        frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
         ends_at=_ends_at(release, policy, step, horizon(model)),
     )
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from steersman.decide import triaging
+from steersman.decide import freezing, triaging
 from steersman.decide.routing import in_progress, live, promoted
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
@@ -23,7 +23,7 @@ from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import frozen, present_pairing
+from steersman.loop.gathering import present_pairing
 from steersman.loop.isolation import every
 from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
@@ -252,7 +252,7 @@ class Watching:
             breaks=triaging.data_breaks(nulls),
             promotion=self._promotion(tx, model, serving) if model.spec.incidents.rollback_when in monitors else None,
             rollback_window=_verified_for(model, self._policy(tx, serving)),
-            frozen=frozen(
+            frozen=freezing.frozen(
                 model.spec.environments.get(serving.environment, spec.EnvironmentPolicy()),
                 environment_of(tx, serving.workspace, serving.environment),
                 self._world.clock.now(),

@@ -12,7 +12,7 @@ import msgspec
 
 from steersman.decide.kpis import measure
 from steersman.decide.rolling_out import step_name, steps_of
-from steersman.decide.routing import in_progress, live, live_at
+from steersman.decide.routing import in_progress, live, live_at, standing_of
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action
@@ -77,10 +77,15 @@ def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now:
     for environment in in_order(tx, workspace, model.spec.environments):
         there = [r for r in releases if r.environment == environment]
         serving, coming = live(there), in_progress(there)
+        stands = standing_of(there)
         told = coming if coming is not None and coming.phase is Phase.PAUSED else None
         if coming is None and there and there[-1].completion in NOT_MADE:
             told = there[-1]
         environments[environment] = {
+            "desired": stands.desired.version if stands.desired else None,
+            "effective": stands.effective.version if stands.effective else None,
+            "last_good": stands.last_good.version if stands.last_good else None,
+            "held": stands.held,
             "live": serving.version if serving else None,
             "since": plain(serving.promoted_at) if serving else None,
             "release": coming.id if coming else None,
@@ -122,6 +127,7 @@ def model_status(tx: Transaction, documents: Documents, model: spec.Model, *, no
         "releases": [plain(r) for r in tx.releases(workspace, name)[-5:]],
         "incidents": [plain(i) for i in tx.incidents(workspace, name, open_only=True)],
         "challengers": {e: plain(c) for e, c in challengers.items() if c is not None},
+        "waivers": [plain(w) for w in tx.agreements.waivers(workspace, name) if w.used_by is None],
     }
 
 
@@ -192,7 +198,7 @@ def _chapter(tx: Transaction, release: Release, releases: list[Release]) -> Json
         "opened_by": release.opened_by,
         "incident": release.incident,
         "because": release.because,
-        "approved_by": [a.actor for a in tx.approvals(release.id)],
+        "approved_by": [a.actor for a in tx.approvals(release.id) if a.withdrawn is None],
         "evidence": [plain(v) for v in tx.verdicts(release.id)],
         "milestones": {str(milestone): plain(at) for milestone, at in milestones(tx, release, entries).items()},
         "ledger": [row.index for row in entries],

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from steersman.decide.approving import approvals_required
 from steersman.decide.explaining import WHEN_UNDECIDED
 from steersman.decide.forecasting import (
     Asked,
@@ -23,7 +24,8 @@ from steersman.decide.forecasting import (
     spread_between,
     spread_within,
 )
-from steersman.decide.rolling_out import approvals_required, step_name
+from steersman.decide.freezing import frozen
+from steersman.decide.rolling_out import step_name
 from steersman.decide.routing import in_progress, live
 from steersman.domain import spec
 from steersman.domain.errors import NotFound
@@ -31,7 +33,6 @@ from steersman.domain.measurable import needs_labels
 from steersman.domain.release import Release
 from steersman.domain.version import Version
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import frozen
 from steersman.loop.world import Documents, environment_of
 from steersman.ports import RunningReplica
 from steersman.store.records import PairBlock

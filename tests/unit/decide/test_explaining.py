@@ -14,7 +14,8 @@ import pytest
 
 from steersman.cli.parsing import parse
 from steersman.decide.explaining import REASONS, Circumstances, Judged, Reason, explain
-from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, Move, degrade, pause, plan
+from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, Move, degrade, plan
+from steersman.decide.steering import pause
 from steersman.domain import spec
 from steersman.domain.release import Arm, Completion, Opened, Phase, Release
 from steersman.domain.verdicts import Outcome, Verdict

@@ -54,8 +54,6 @@ SAID = [
     ("PairedGate.vs", "vs: production, block", "vs: staging, block", 'spec.gates[0]: vs "staging" is not carried out'),
     ("DropGate.vs", "vs: production, maxDrop", "vs: staging, maxDrop", 'spec.gates[1]: vs "staging" is not carried'),
     ("Mirror.maxDuration", "percent: 100", "maxDuration: 7d", f"{STEPS}[0].mirror: maxDuration of a mirror is not"),
-    ("Approval.role", "{count: 1}", "{role: admin}", f'{STEPS}[2].approval: role "admin" is not carried out yet; use'),
-    ("Approvals.roles", "[approver]", "[approver, admin]", "spec.environments.production.approvals: roles other than"),
     ("DriftMonitor.segments", "drift, window: 1d", "drift, segments: [a]", "spec.monitors[0]: segments is not carried"),
     (
         "PerformanceMonitor.segments",

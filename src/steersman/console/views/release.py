@@ -9,6 +9,7 @@ from steersman.console.views.evidence import judging
 from steersman.console.views.verdicts import Evidence, VerdictView, present_view, verdict_view
 from steersman.decide.explaining import Standing, explain
 from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of
+from steersman.decide.steering import approval_step
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import NotFound
@@ -103,7 +104,7 @@ def release_page(
         previous=next((r for r in siblings if release.previous and r.id == release.previous.release), None),
         next=next((r for r in siblings if r.number == release.number + 1), None),
         before=next((r for r in siblings if r.number == release.number - 1), None),
-        actions=_actions(release, access, policy, required),
+        actions=_actions(release, access, policy, required) | _second_thoughts(tx, release, access),
     )
 
 
@@ -171,6 +172,16 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
     kind = type(step).__struct_config__.tag
     said = release.because if state in ("failed", "waiting") and index < total else ""
     return StepView(index=index, name=step_name(step), kind=str(kind), state=state, said=said)
+
+
+def _second_thoughts(tx: Transaction, release: Release, access: Access) -> frozenset[str]:
+    """One's own approval may be taken back while nothing rests on it."""
+    mine = any(
+        a.actor == access.principal.actor and a.withdrawn is None and a.step == approval_step(release)
+        for a in tx.approvals(release.id)
+    )
+    may = mine and release.active and access.allows(Permission.RELEASE_APPROVE, release.workspace)
+    return frozenset({"withdraw"} if may else ())
 
 
 def _actions(release: Release, access: Access, policy: spec.EnvironmentPolicy, required: int) -> frozenset[str]:
