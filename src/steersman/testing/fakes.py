@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from steersman.dataplane.configuration import RouterConfiguration
+from steersman.dataplane.configuration import RouterConfiguration, encode
 from steersman.domain.errors import NotFound
 from steersman.domain.version import Column, Format
 from steersman.ports import (
@@ -83,6 +83,10 @@ class FakeRegistry:
         return "fake registry"
 
 
+def _version_of(replica: RunningReplica | ReplicaSpec) -> tuple[str, str, str, str]:
+    return replica.workspace, replica.environment, replica.model, replica.digest
+
+
 @dataclass
 class FakeTarget:
     """Replicas are entries of a list; `broken` holds digests that fail to start, `slow` those that never become ready."""
@@ -97,7 +101,7 @@ class FakeTarget:
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
         self.asked[replica.digest] = replica
-        mine = [r for r in self.replicas if (r.environment, r.digest) == (replica.environment, replica.digest)]
+        mine = [r for r in self.replicas if _version_of(r) == _version_of(replica)]
         for _ in range(count - len(mine)):
             if replica.digest in self.broken:
                 return
@@ -121,8 +125,9 @@ class FakeTarget:
     def failure(self, replica: ReplicaSpec) -> str | None:
         return "it exits at once" if replica.digest in self.broken else None
 
-    def stop(self, workspace: str, environment: str, model: str, digest: str) -> None:
-        self.replicas = [r for r in self.replicas if (r.environment, r.digest) != (environment, digest)]
+    def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
+        there = [r for r in self.replicas if _version_of(r) == (workspace, environment, model, digest)]
+        self.replicas = [r for r in self.replicas if r not in there[keep:]]
 
     def kill(self, digest: str) -> None:
         """One replica of a digest is gone, as after kill -9."""
@@ -143,6 +148,11 @@ class FakeRouter:
         if self._missing():
             return None
         return self.configuration.generation if self.configuration else 0
+
+    def configurations(self) -> list[bytes] | None:
+        if self._missing():
+            return None
+        return [encode(self.configuration or RouterConfiguration(generation=0))]
 
     def apply(self, configuration: bytes) -> None:
         if self._missing():

@@ -57,6 +57,7 @@ from steersman.domain.spec.surroundings import (
     Environment,
     EnvironmentSpec,
     Extend,
+    ManualChanges,
     PolicyMode,
 )
 from steersman.domain.spec.watching import (
@@ -109,6 +110,7 @@ __all__ = [
     "InferenceLog",
     "Limit",
     "Limits",
+    "ManualChanges",
     "Metadata",
     "Mirror",
     "Model",
