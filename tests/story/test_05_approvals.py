@@ -106,7 +106,7 @@ def test_an_approval_step_in_the_middle_waits_again(story: Story) -> None:
     assert release.phase is Phase.PAUSED
     assert story.router.weights() == {"2": 10.0, "1": 90.0}
 
-    story.commands.promote(release.id, actor="ann", because="I cannot wait")
+    story.commands.promote(release.id, actor="ann", because="I cannot wait", full=True)
     story.control.settle()
     assert story.router.weights() == {"2": 10.0, "1": 90.0}
 

@@ -65,7 +65,7 @@ def test_a_release_that_waits_for_its_gates_can_be_held_too(story: Story) -> Non
 def test_promote_skips_the_waiting_but_not_the_order_of_things(story: Story) -> None:
     release = on_its_way(story)
     chapter = story.chapter
-    story.commands.promote(release.id, actor="bob", because="an urgent correction")
+    story.commands.promote(release.id, actor="bob", because="an urgent correction", full=True)
     story.control.settle()
 
     assert story.reread(release).phase is Phase.VERIFYING
@@ -91,7 +91,7 @@ def test_promote_goes_past_a_pause_that_waits_for_a_person(story: Story) -> None
     story.release(1)
     release = story.release(2)
 
-    story.commands.promote(release.id, actor="bob", because="all is well")
+    story.commands.promote(release.id, actor="bob", because="all is well", full=True)
     story.control.settle()
 
     assert story.reread(release).completion is Completion.FAST_PROMOTED

@@ -17,7 +17,7 @@ def three_versions(story: Story) -> None:
     for number in (1, 2, 3):
         release = story.release(number)
         if number > 1:
-            story.commands.promote(release.id, actor="ann", because="quick start")
+            story.commands.promote(release.id, actor="ann", because="quick start", full=True)
             story.control.settle()
         story.days(10)
 

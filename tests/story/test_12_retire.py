@@ -12,7 +12,7 @@ def two_versions(story: Story) -> None:
     story.apply(model_document(environments=canary(), serving={"replicas": 1, "keepWarm": 1}))
     story.release(1)
     release = story.release(2)
-    story.commands.promote(release.id, actor="ann", because="quick start")
+    story.commands.promote(release.id, actor="ann", because="quick start", full=True)
     story.control.settle()
 
 

@@ -191,16 +191,23 @@ _ALL = (
         examples=("steersman history ops/flight-delay --at 2026-03-01",),
     ),
     Command(
-        "rollback", "bring the previous promoted version back", "steersman.cli.commands.releases:rollback",
+        "rollback", "bring back what answered before", "steersman.cli.commands.releases:rollback",
         (_MODEL, _BECAUSE, _ENVIRONMENT, _WAIT),
-        "Takes seconds while the previous version is kept warm. No freeze stops a rollback; it is recorded.",
+        "While a release answers a part of the requests, it is taken back and the version beside it answers alone; else the\n"
+        "version promoted before comes back. Takes seconds while it is kept warm. No freeze stops a rollback; it is recorded.\n"
+        "Refused with 2 where that version was replaced longer ago than the document's `rollbackPeriod`.",
         ('steersman rollback ops/flight-delay --because "complaints since noon"',),
     ),
     Command(
         "release", "bring a version into an environment", "steersman.cli.commands.releases:release",
-        (_MODEL, _VERSION, _BECAUSE, _ENVIRONMENT, _WAIT),
+        (
+            _MODEL, _VERSION, _BECAUSE, _ENVIRONMENT,
+            _argument("--hotfix", help="pass freezes; one person more must agree", action="store_true"),
+            _WAIT,
+        ),
         "Opens a release that follows the strategy of the model's document: gates, mirror, analysis, canary, promotion,\n"
-        "bake. Ends with 2 when a gate blocks it or it waits for an approval.",
+        "bake. Ends with 2 when a gate blocks it, it waits for an approval, or the version has not stood its bake in the\n"
+        "environment that comes before.",
         ('steersman release ops/flight-delay 4 --because "retrained on spring" --wait',),
     ),
     Command(
@@ -210,13 +217,38 @@ _ALL = (
     ),
     _decision("approve", "agree to a release that waits for it",
               "Needs the role the step names; whoever opened the release or made the version cannot approve it."),
+    _decision("withdraw", "take your own approval back",
+              "While nothing rests on it yet; afterwards `abort` or `rollback` stops the release."),
     _decision("reject", "disagree with a release that waits for it", "The release is aborted."),
     _decision("pause", "hold a release where it is", "Guardrails keep watching; `resume` lets it go on."),
     _decision("resume", "let a paused release go on", "Also decides an inconclusive analysis: the release goes on."),
     _decision("abort", "end a release, all traffic back to stable", "The previous version answers again at once."),
     _decision("retry", "open an aborted release again", "A new release of the same version, from its first step."),
-    _decision("promote", "promote now, without what is left of the steps",
-              "Skips analyses and pauses that are still to come; completes as FastPromoted and is recorded as such."),
+    Command(
+        "promote", "go on without waiting", "steersman.cli.commands.releases:promote",
+        (
+            _RELEASE, _BECAUSE,
+            _argument("--full", help="skip every analysis and pause still to come", action="store_true"),
+            _WAIT,
+        ),
+        "Skips the analysis or pause the release stands at, or all of them with --full; gates, approvals, guardrails and the\n"
+        "bake stand. Completes as FastPromoted, each skipped step is recorded. From tier 2 an analysis is skipped only by a\n"
+        "waiver (`steersman waive`).",
+        ('steersman promote rel-0198… --full --because "the incident is worse"',),
+    ),
+    Command(
+        "waive", "let one version skip a step, or the environment before", "steersman.cli.commands.releases:waive",
+        (
+            _MODEL, _VERSION, _BECAUSE, _ENVIRONMENT,
+            _argument("--skip", help="the environment before, by name, or an analysis or pause, by its number in `releases`",
+                      required=True, metavar="WHAT"),
+            _argument("--expires", help="how long it may be used (default 7d, at most 90d)", default="7d",
+                      metavar="DURATION"),
+        ),
+        "For an approver who neither made the version nor opens its release. Good for one version, one environment, one\n"
+        "release. Approvals, gates and guardrails cannot be waived.",
+        ('steersman waive ops/flight-delay 4 --skip staging --because "staging is down, see case 311"',),
+    ),
     Command(
         "retire", "drain a version and never release it again", "steersman.cli.commands.releases:retire",
         (_MODEL, _VERSION, _BECAUSE),
@@ -282,8 +314,8 @@ _ALL = (
             _argument("action", help="list, set, disable, or login-code (for the console, valid once and for 10 minutes)",
                       choices=("list", "set", "disable", "login-code"), metavar="ACTION"),
             _argument("name", help="the person", nargs="?", metavar="NAME"),
-            _argument("--role", help="set: viewer, operator, approver or admin, for all workspaces or as ROLE@WORKSPACE; "
-                      "may be repeated, and replaces what the person had", action="append", default=[], dest="roles",
+            _argument("--role", help="set: viewer, operator, approver, validator or admin, for all workspaces or as "
+                      "ROLE@WORKSPACE; may be repeated, and replaces what the person had", action="append", default=[], dest="roles",
                       metavar="ROLE"),
         ),
         examples=("steersman user set maria --role viewer --role approver@ops", "steersman user login-code maria"),
@@ -294,7 +326,7 @@ _ALL = (
             _argument("action", help="list, issue or revoke", choices=("list", "issue", "revoke"), metavar="ACTION"),
             _argument("name", help="issue: the person or service; revoke: the token's id", nargs="?", metavar="NAME|ID"),
             _argument("--role", help="issue: role; may be repeated", action="append", default=[], dest="roles",
-                      choices=("viewer", "operator", "approver", "admin"), metavar="ROLE"),
+                      choices=("viewer", "operator", "approver", "validator", "admin"), metavar="ROLE"),
             _argument("--service", help="issue: for a program, which can never approve", action="store_true"),
             _argument("--workspace", help="issue: one workspace only", metavar="NAME"),
             _argument("--scope", help="issue: only this permission of the roles, such as traffic:predict; may be repeated",

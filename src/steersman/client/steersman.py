@@ -115,9 +115,14 @@ class Steersman:
 
     # --- releases ------------------------------------------------------------------------------------------------
 
-    def release(self, model: str, version: int, *, environment: str = "production", because: str) -> Json:
-        """Open a release: bring a version into an environment along its strategy."""
-        body = {"version": version, "environment": environment, "because": because}
+    def release(
+        self, model: str, version: int, *, environment: str = "production", because: str, hotfix: bool = False
+    ) -> Json:
+        """Open a release: bring a version into an environment along its strategy. A hotfix passes freezes, and one person
+        more must agree."""
+        body: Json = {"version": version, "environment": environment, "because": because}
+        if hotfix:
+            body["hotfix"] = True
         return self._post(f"{self._model(model)}/releases", body)
 
     def releases(self, model: str) -> list[Json]:
@@ -127,6 +132,28 @@ class Steersman:
     def release_status(self, release: str) -> Json:
         """One release: phase, steps, verdicts."""
         return self._get(f"/releases/{segment(release)}")
+
+    def waive(
+        self,
+        model: str,
+        version: int,
+        *,
+        skip: str,
+        environment: str = "production",
+        because: str,
+        expires: str = "7d",
+    ) -> Json:
+        """Let one version skip the environment before, by name, or one step, by its number: once, and recorded."""
+        body = {"version": version, "environment": environment, "skip": skip, "because": because, "expires": expires}
+        return self._post(f"{self._model(model)}/waivers", body)
+
+    def waivers(self, model: str) -> list[Json]:
+        """Newest first, used ones too."""
+        return self._list(f"{self._model(model)}/waivers")
+
+    def withdraw(self, release: str, *, because: str) -> Json:
+        """Take one's own approval back, while nothing rests on it yet."""
+        return self._decide(release, "withdraw", because)
 
     def approve(self, release: str, *, because: str) -> Json:
         return self._decide(release, "approve", because)
@@ -148,12 +175,12 @@ class Steersman:
         """Open a failed release again, from its first step."""
         return self._decide(release, "retry", because)
 
-    def promote(self, release: str, *, because: str) -> Json:
-        """Skip what is left of analyses and pauses; recorded as such."""
-        return self._decide(release, "promote", because)
+    def promote(self, release: str, *, because: str, full: bool = False) -> Json:
+        """Skip the analysis or pause it stands at, or with `full` all that are still to come; recorded as such."""
+        return self._post(f"/releases/{segment(release)}/promote", {"because": because, "full": full})
 
     def rollback(self, model: str, *, environment: str = "production", because: str) -> Json:
-        """Bring the previous promoted version back."""
+        """Bring back what answered before: the version beside a release on its way, else the one promoted before."""
         return self._post(f"{self._model(model)}/rollback", {"environment": environment, "because": because})
 
     def wait(self, release: str, *, timeout_s: float = 600.0) -> Json:

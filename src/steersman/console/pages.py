@@ -236,6 +236,8 @@ class Form:
 
 FORMS: Sequence[Form] = (
     Form(path="/releases/{release}/approve", command="approve", permission=Permission.RELEASE_APPROVE),
+    Form(path="/releases/{release}/withdraw", command="withdraw", permission=Permission.RELEASE_APPROVE),
+    Form(path="/releases/{release}/retry", command="retry", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/reject", command="reject", permission=Permission.RELEASE_APPROVE),
     Form(path="/releases/{release}/pause", command="pause", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/resume", command="resume", permission=Permission.RELEASE_CONTROL),

@@ -8,18 +8,22 @@ release goes on when that has been *seen* to be in effect.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from steersman.decide.approving import APPROVALS_OF_TIER, Agreement, demanded_at_start, demanded_by, lacking
 from steersman.decide.judging import SettlementAction, settle_inconclusive
 from steersman.domain import spec
 from steersman.domain.durations import format_duration
 from steersman.domain.events import Action
 from steersman.domain.release import Arm, Completion, Opened, Phase, Release, completed, moved
 from steersman.domain.verdicts import Outcome, Verdict
+
+APPROVED_TIER_MIN = min(APPROVALS_OF_TIER)
+"""From this tier on nobody skips a proof alone."""
 
 GATES_STEP = -1
 """The step number under which gates and the approvals before the first step are kept."""
@@ -47,7 +51,7 @@ class Facts:
 
     `in_effect`: the router has applied the traffic this release asks for and its replicas are ready. `drained`: no
     replica of its version is left that nothing else needs. `waits_for`: the number of an older release still on its way.
-    `broken`: why the traffic it asks for cannot come about. `approvers`: people who agreed at the present step.
+    `broken`: why the traffic it asks for cannot come about. `approvers`: agreements that count at the present step.
     `analysis`: verdicts by metric of the present analysis or bake; empty while nothing was measured.
     `awaited_since`: when what the release waits for (`awaited`) was first seen to be missing; None where it waits for
     nothing. `outside`: why an automatic release is beyond its model's envelope.
@@ -69,7 +73,7 @@ class Facts:
     broken: str | None = None
     awaited_since: datetime | None = None
     outside: str | None = None
-    approvers: tuple[str, ...] = ()
+    approvers: tuple[Agreement, ...] = ()
     analysis: Mapping[str, Verdict] = field(default_factory=dict)
     guardrails: tuple[GuardrailReading, ...] = ()
     frozen: str | None = None
@@ -173,7 +177,7 @@ def _compare_anew(facts: Facts) -> Move:
     because = "the version it was compared with was taken back and no other answers; a person decides"
     if after.phase is Phase.PAUSED:
         return Move(release=msgspec.structs.replace(after, held=True, because=because))
-    return pause(after, now=facts.now, because=because)
+    return hold(after, now=facts.now, because=because)
 
 
 def _thawed(facts: Facts, move: Move | None) -> Move | None:
@@ -216,28 +220,26 @@ def _pending(facts: Facts) -> Move | None:
 
 
 def _approved_or_wait(facts: Facts) -> Move | None:
-    required = approvals_required(facts.policy, facts.tier, outside=facts.outside is not None)
-    if len(facts.approvers) >= required:
-        return _start(facts, f"approved by {', '.join(facts.approvers)}" if required else "gates passed")
-    because = f"waits for {required - len(facts.approvers)} more approval(s) by role approver"
-    if facts.outside is not None:
-        because += f"; outside of the envelope: {facts.outside}"
+    missing = _missing_at_start(facts)
+    if missing is None:
+        return _start(facts, _approved_by(facts) if facts.approvers else "gates passed")
+    because = missing if facts.outside is None else f"{missing}; outside of the envelope: {facts.outside}"
     after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, resumes=Phase.PENDING)
     return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
 
 
-def approvals_required(policy: spec.EnvironmentPolicy, tier: int, *, outside: bool = False) -> int:
-    """How many people must agree before the first step: what the document says, at least one from tier 2, two at tier 3.
+def _missing_at_start(facts: Facts) -> str | None:
+    outside, hotfix = facts.outside is not None, facts.release.hotfix
+    return lacking(demanded_at_start(facts.policy, facts.tier, outside=outside, hotfix=hotfix), facts.approvers)
 
-    `outside`: the release is an automatic one beyond its envelope, and somebody must agree whatever the tier.
-    """
-    declared = policy.approvals.required if policy.approvals else 0
-    return max(declared, {2: 1, 3: 2}.get(tier, 0), int(outside))
+
+def _approved_by(facts: Facts) -> str:
+    return f"approved by {', '.join(agreement.actor for agreement in facts.approvers)}"
 
 
 def _start(facts: Facts, because: str) -> Move:
     after = moved(facts.release, Phase.PROGRESSING, at=facts.now, because=because, step=0, entered=False)
-    return Move(release=_with_weight(after, facts.policy))
+    return Move(release=with_weight(after, facts.policy))
 
 
 # --- steps
@@ -248,6 +250,8 @@ def _progressing(facts: Facts) -> Move | None:
     step = steps_of(facts.policy, release)[release.step]
     if release.previous is None and isinstance(step, spec.Mirror | spec.Analysis | spec.Pause):
         return _next(facts, f"{step_name(step)} passed over: no version is in {release.environment} to compare with")
+    if passed := _passed_over(facts, step):
+        return passed
     if not release.entered:
         if not facts.in_effect:
             return None
@@ -260,23 +264,46 @@ def _progressing(facts: Facts) -> Move | None:
     match step:
         case spec.Mirror() | spec.SetWeight():
             return _next(facts, f"{step_name(step)} in effect")
-        case spec.Pause() if release.full:
-            return _next(facts, "skipped: a person promoted")
         case spec.Pause(duration=None):
             return _pause(facts, "pauses until someone resumes it", resumes=Phase.PROGRESSING)
         case spec.Pause(duration=duration):
             done = facts.now >= release.step_started_at + (duration or timedelta())
             return _next(facts, "pause is over") if done else None
         case spec.Analysis():
-            return _next(facts, "skipped: a person promoted") if release.full else _analysis(facts, step)
-        case spec.Approval(count=count):
-            if len(facts.approvers) >= count:
-                return _next(facts, f"approved by {', '.join(facts.approvers)}")
-            return _pause(facts, f"waits for {count} approval(s) by role {step.role}", resumes=Phase.PROGRESSING)
+            return _analysis(facts, step)
+        case spec.Approval():
+            missing = lacking(demanded_by(step, facts.policy), facts.approvers)
+            return (
+                _next(facts, _approved_by(facts))
+                if missing is None
+                else _pause(facts, missing, resumes=Phase.PROGRESSING)
+            )
         case spec.Promote():
             return _promote(facts) if facts.in_effect else None
         case spec.Bake():
             return _next(facts, f"{step_name(step)} passed over")
+
+
+def _passed_over(facts: Facts, step: spec.Step) -> Move | None:
+    """Past an analysis or a pause that a person promoted past, or that a waiver names; recorded as such."""
+    release = facts.release
+    if not isinstance(step, spec.Analysis | spec.Pause):
+        return None
+    waived = next((w for w in release.waived if w.step == release.step and facts.now < w.until), None)
+    if waived is not None:
+        because = f"{step_name(step)} skipped: waived by {waived.actor}: {waived.because}"
+    elif release.full and promotes_past(step, facts.tier):
+        because = f"{step_name(step)} skipped: a person promoted"
+    else:
+        return None
+    data = {"step": release.step, "kind": step_name(step), "waiver": waived.waiver if waived else None}
+    note = Note(action=Action.STEP_SKIPPED, because=because, data={**data, **_release_data(release)})
+    return _next(facts, because, note)
+
+
+def promotes_past(step: spec.Step, tier: int) -> bool:
+    """Whether `promote` may pass over the step: from tier 2 an analysis stands unless an approver waives it."""
+    return isinstance(step, spec.Pause) or (isinstance(step, spec.Analysis) and tier < APPROVED_TIER_MIN)
 
 
 def _next(facts: Facts, because: str, *notes: Note, evidence: tuple[Evidence, ...] = ()) -> Move:
@@ -284,10 +311,11 @@ def _next(facts: Facts, because: str, *notes: Note, evidence: tuple[Evidence, ..
     after = msgspec.structs.replace(
         release, step=release.step + 1, entered=False, step_started_at=facts.now, because=because
     )
-    return Move(release=_with_weight(after, facts.policy), notes=notes, evidence=evidence)
+    return Move(release=with_weight(after, facts.policy), notes=notes, evidence=evidence)
 
 
-def _with_weight(release: Release, policy: spec.EnvironmentPolicy) -> Release:
+def with_weight(release: Release, policy: spec.EnvironmentPolicy) -> Release:
+    """The release with the share of requests its present step asks for."""
     step = steps_of(policy, release)[release.step]
     if not isinstance(step, spec.SetWeight):
         return release
@@ -378,23 +406,32 @@ def _verifying(facts: Facts) -> Move | None:
     if facts.undone_by is not None:
         because = f"taken back by the rollback of release {facts.undone_by}"
         return degrade(release, Completion.ROLLED_BACK, now=facts.now, because=because)
-    ending = Completion.FAST_PROMOTED if release.full else Completion.PROMOTED
+    ending = Completion.FAST_PROMOTED if release.full or release.hurried else Completion.PROMOTED
     if facts.replaced_by is not None:
         return _complete(facts, ending, f"release {facts.replaced_by} took its place while it was verified")
     bake = next((step for step in steps_of(facts.policy, release)[release.step :] if isinstance(step, spec.Bake)), None)
+    warm_for = facts.policy.strategy.warm_for if isinstance(facts.policy.strategy, spec.BlueGreen) else timedelta()
     if bake is None:
-        return _complete(facts, ending, "promoted; the document asks for no bake") if facts.in_effect else None
+        if not facts.in_effect or facts.now < promoted_at + warm_for:
+            return None
+        return _stood(facts, ending, "promoted; the document asks for no bake")
     evidence = tuple(Evidence(kind="bake", name=metric, verdict=verdict) for metric, verdict in facts.analysis.items())
     failed = {name: verdict for name, verdict in facts.analysis.items() if verdict.outcome is Outcome.FAILED}
     said = "; ".join(verdict.because for verdict in facts.analysis.values())
     if failed:
         move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"failed in the bake: {said}")
         return Move(release=move.release, notes=move.notes, evidence=evidence)
-    if facts.now < promoted_at + bake.duration + facts.horizon:
+    if facts.now < promoted_at + max(bake.duration + facts.horizon, warm_for):
         return None
     because = f"bake and label horizon passed: {said or 'no metric declared'}"
-    done = _complete(facts, ending, because)
+    done = _stood(facts, ending, because)
     return Move(release=done.release, notes=done.notes, evidence=evidence)
+
+
+def _stood(facts: Facts, completion: Completion, because: str) -> Move:
+    """It stood its bake to the end: this is what the next environment asks for."""
+    stood = replace(facts, release=msgspec.structs.replace(facts.release, verified_at=facts.now))
+    return _complete(stood, completion, because)
 
 
 def _complete(facts: Facts, completion: Completion, because: str) -> Move:
@@ -452,43 +489,21 @@ def _paused(facts: Facts) -> Move | None:
     if release.held:
         return None
     if release.resumes is Phase.PENDING:
-        required = approvals_required(facts.policy, facts.tier, outside=facts.outside is not None)
-        if len(facts.approvers) < required:
+        if _missing_at_start(facts) is not None:
             return None
         return Move(release=moved(release, Phase.PENDING, at=facts.now, because="approved", resumes=None))
     step = steps_of(facts.policy, release)[release.step]
-    if isinstance(step, spec.Approval) and len(facts.approvers) >= step.count:
-        because = f"approved by {', '.join(facts.approvers)}"
-        return Move(release=moved(release, Phase.PROGRESSING, at=facts.now, because=because, resumes=None))
+    if isinstance(step, spec.Approval) and lacking(demanded_by(step, facts.policy), facts.approvers) is None:
+        after = moved(release, Phase.PROGRESSING, at=facts.now, because=_approved_by(facts), resumes=None)
+        return Move(release=after)
     return None
 
 
-def pause(release: Release, *, now: datetime, because: str) -> Move:
-    """A person holds the release where it is; its traffic stays as it is."""
+def hold(release: Release, *, now: datetime, because: str) -> Move:
+    """Only a person lets it go on from here; its traffic and the time its step began stay as they are."""
     after = moved(release, Phase.PAUSED, at=now, because=because, resumes=release.phase, held=True)
     after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
     return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
-
-
-def resume(release: Release, policy: spec.EnvironmentPolicy, *, now: datetime, because: str) -> Move:
-    """A person lets a paused release go on: past the step that waited for them, or, where they paused it themselves,
-    from there: a pause by hand never stands in for an analysis or an approval.
-    """
-    if release.held:
-        back = release.resumes or Phase.PROGRESSING
-        after = moved(release, back, at=now, because=because, resumes=None, held=False)
-        after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
-    elif release.resumes is Phase.PENDING:
-        after = moved(release, Phase.PENDING, at=now, because=because, resumes=None)
-    else:
-        after = moved(release, Phase.PROGRESSING, at=now, because=because, resumes=None)
-        step = steps_of(policy, release)[release.step]
-        asks_a_person = isinstance(step, spec.Analysis) or (isinstance(step, spec.Pause) and step.duration is None)
-        if release.entered and asks_a_person:
-            after = _with_weight(msgspec.structs.replace(after, step=release.step + 1, entered=False), policy)
-        else:
-            after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
-    return Move(release=after, notes=(Note(action=Action.RELEASE_RESUMED, because=because),))
 
 
 def _after(move: Move, *before: Note) -> Move:

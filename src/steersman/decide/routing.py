@@ -5,6 +5,7 @@ registry; it follows the newest promoted release that was not taken back.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from steersman.decide.rolling_out import steps_of
@@ -38,6 +39,48 @@ def live(releases: Sequence[Release]) -> Release | None:
     return standing[-1] if standing else None
 
 
+def proof_of(releases: Sequence[Release], digest: str) -> Release | None:
+    """The newest release of one environment that proves a version for the next one: it stood its bake and label horizon,
+    and was not taken back by a rollback since.
+    """
+    if digest not in {r.digest for r in promoted(releases)}:
+        return None
+    stood = [r for r in releases if r.digest == digest and r.verified_at is not None]
+    return max(stood, key=lambda r: r.number, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Three things that are easily confused, kept apart for one environment.
+
+    `desired`: the release people or a remedy asked for last. `effective`: the one whose version answers. `last_good`: the
+    newest one that stood its bake and was not taken back since. `held` says why desired and effective differ although
+    nothing is on its way: what was asked for did not stand, and what answers stays until the next release.
+    """
+
+    desired: Release | None
+    effective: Release | None
+    last_good: Release | None
+    held: str | None
+
+
+def standing_of(releases: Sequence[Release]) -> Standing:
+    """Where one environment stands; nothing is forgotten by an abort: what was asked for stays on record as it was."""
+    desired = max(releases, key=lambda r: r.number, default=None)
+    kept = promoted(releases)
+    effective = kept[-1] if kept else None
+    stood = {r.digest for r in releases if r.verified_at is not None}
+    good = [r for r in kept if r.digest in stood]
+    held = None
+    if desired is not None and desired.completion is not None and desired is not effective:
+        answers = f"version {effective.version} answers" if effective else "no version answers"
+        held = (
+            f"release {desired.number} (version {desired.version}) ended {desired.completion}: {answers} until another "
+            "release"
+        )
+    return Standing(desired=desired, effective=effective, last_good=good[-1] if good else None, held=held)
+
+
 def live_at(releases: Sequence[Release], moment: datetime) -> Release | None:
     """The release that was live at `moment`: promoted by then, and not yet taken back by then."""
     standing = [
@@ -53,6 +96,14 @@ def in_progress(releases: Sequence[Release]) -> Release | None:
     active = [r for r in releases if r.active]
     undoing = [r for r in active if r.opened is Opened.ROLLBACK and r.phase is not Phase.DEGRADED]
     return max(undoing, key=lambda r: r.number) if undoing else min(active, key=lambda r: r.number, default=None)
+
+
+def answering_beside(releases: Sequence[Release]) -> Release | None:
+    """The release on its way that answers a part of the requests beside the version it would replace, if there is one."""
+    coming = in_progress(releases)
+    if coming is None or coming.opened is Opened.ROLLBACK or coming.phase is Phase.DEGRADED:
+        return None
+    return coming if coming.weight_pct > 0 and coming.previous is not None and live(releases) is not None else None
 
 
 def desired_traffic(
@@ -77,14 +128,20 @@ def desired_traffic(
     candidate = in_progress(releases)
     mirrors: list[Mirror] = []
     warm: list[Arm] = [r.arm for r in standing[-1 - keep_warm : -1] if r.version not in retired][::-1]
+    at_full: list[str] = []
     weight = 0.0
     if candidate is not None and candidate.phase is not Phase.DEGRADED:
         # A candidate that answers already is the only healthy one when the stable version was taken back.
         weight = 100.0 if stable is None and candidate.weight_pct else candidate.weight_pct
         warm.insert(0, candidate.arm)
+        if isinstance(policy_of(candidate).strategy, spec.BlueGreen):
+            at_full.append(candidate.digest)
         percent = _mirror_pct(candidate, policy_of(candidate))
         if percent and not weight and stable is not None:
             mirrors.append(Mirror(arm=candidate.arm, role="mirror", percent=percent))
+    if stable is not None and stable.previous is not None and _both_sides_stay(stable, policy_of):
+        at_full.append(stable.previous.digest)
+        warm += [] if stable.previous in warm else [stable.previous]
     if challenger is not None and stable is not None and challenger.digest != stable.digest:
         arm = Arm(release=f"challenger-{challenger.version}", version=challenger.version, digest=challenger.digest)
         mirrors.append(Mirror(arm=arm, role="challenger"))
@@ -101,8 +158,15 @@ def desired_traffic(
         weight_pct=weight,
         mirrors=tuple(mirrors),
         warm=tuple(warm),
+        at_full=tuple(at_full),
         salt=f"{salted.workspace}/{salted.environment}/{salted.model}/{salted.number}",
     )
+
+
+def _both_sides_stay(stable: Release, policy_of: PolicyOf) -> bool:
+    """After a blue-green switch the replaced version stays as it was until the release is finished."""
+    switched = stable.phase is Phase.VERIFYING and stable.opened is not Opened.ROLLBACK
+    return switched and isinstance(policy_of(stable).strategy, spec.BlueGreen)
 
 
 def _compared_with(stable: Release, policy_of: PolicyOf, *, recovering: bool) -> Arm | None:

@@ -1,8 +1,8 @@
 """Who may do what: principals, roles, permissions and the one table that joins them.
 
 Deny by default: what the table does not grant is refused, and there is no rule that takes a grant away again except
-two that protect the four eyes. An admin appoints the approvers, so an admin never approves; and only people approve
-or hand out access, a service never does, because a token is not a pair of eyes.
+two that protect the four eyes. An admin appoints the approvers, so an admin never approves nor waives; and only people
+approve, waive or hand out access, a service never does, because a token is not a pair of eyes.
 
 Everything here is plain data and plain functions, so that the table can be shown on a page and tested by enumeration.
 """
@@ -32,6 +32,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
     OPERATOR = "operator"
     APPROVER = "approver"
+    VALIDATOR = "validator"
     ADMIN = "admin"
 
 
@@ -51,6 +52,7 @@ class Permission(StrEnum):
     RELEASE_OPEN = "release:open"
     RELEASE_CONTROL = "release:control"
     RELEASE_APPROVE = "release:approve"
+    RELEASE_WAIVE = "release:waive"
     RELEASE_ROLLBACK = "release:rollback"
     INCIDENT_ACT = "incident:act"
     TRAFFIC_PREDICT = "traffic:predict"
@@ -76,6 +78,7 @@ PERMISSIONS: Mapping[Permission, str] = {
     Permission.RELEASE_OPEN: "ask that a version enters an environment",
     Permission.RELEASE_CONTROL: "pause, resume, promote, abort or retry a release",
     Permission.RELEASE_APPROVE: "agree or disagree where a release waits for people",
+    Permission.RELEASE_WAIVE: "let one version skip a step, or the environment before, once",
     Permission.RELEASE_ROLLBACK: "bring the previous promoted version back",
     Permission.INCIDENT_ACT: "acknowledge, accept, or choose the remedy of an incident",
     Permission.TRAFFIC_PREDICT: "send prediction requests to the router",
@@ -109,14 +112,18 @@ _OPERATE = {
     Permission.LABEL_WRITE,
 }
 
+FOUR_EYES = frozenset({Permission.RELEASE_APPROVE, Permission.RELEASE_WAIVE})
+"""What the second pair of eyes does: never an admin, who appoints them, and never a service."""
+
 ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset(_READ),
     Role.OPERATOR: frozenset(_READ | _OPERATE),
-    Role.APPROVER: frozenset(_READ | {Permission.RELEASE_APPROVE}),
-    Role.ADMIN: frozenset(Permission) - {Permission.RELEASE_APPROVE},
+    Role.APPROVER: frozenset(_READ | FOUR_EYES),
+    Role.VALIDATOR: frozenset(_READ | FOUR_EYES),
+    Role.ADMIN: frozenset(Permission) - FOUR_EYES,
 }
 
-HUMAN_ONLY = frozenset({Permission.RELEASE_APPROVE, Permission.TOKEN_MANAGE, Permission.USER_MANAGE})
+HUMAN_ONLY = FOUR_EYES | {Permission.TOKEN_MANAGE, Permission.USER_MANAGE}
 """Never granted to a service: approvals, and what would let a leaked token outlive itself."""
 
 if set(PERMISSIONS) != set(Permission) or set(ROLE_PERMISSIONS) != set(Role):
@@ -166,10 +173,10 @@ class Grant:
 def allowed(grants: Iterable[Grant], permission: Permission, workspace: str) -> bool:
     """Whether the grants give `permission` in `workspace` (`*`: in the installation as a whole).
 
-    Somebody who is admin there never approves there, whatever else he was granted.
+    Somebody who is admin there never approves or waives there, whatever else he was granted.
     """
     roles = {grant.role for grant in grants if grant.covers(workspace)}
-    if permission is Permission.RELEASE_APPROVE and Role.ADMIN in roles:
+    if permission in FOUR_EYES and Role.ADMIN in roles:
         return False
     return any(permission in ROLE_PERMISSIONS[role] for role in roles)
 
@@ -199,6 +206,17 @@ class Access:
         """In at least one workspace; enough to enter a list, whose rows are then chosen by `allows`."""
         granted = self.grants if self.within is None else (*self.grants, *self.within)
         return any(self.allows(permission, grant.workspace) for grant in granted)
+
+    def roles_with(self, permission: Permission, workspace: str) -> tuple[str, ...]:
+        """The roles by which it is allowed there: those of the token, and of the person it belongs to."""
+        if not self.allows(permission, workspace):
+            return ()
+        held = [
+            {grant.role for grant in grants if grant.covers(workspace) and permission in ROLE_PERMISSIONS[grant.role]}
+            for grants in (self.grants, self.within)
+            if grants is not None
+        ]
+        return tuple(sorted(str(role) for role in set.intersection(*held)))
 
     def require(self, permission: Permission, workspace: str) -> None:
         """Raises `NotAllowed` naming the permission and the workspace."""

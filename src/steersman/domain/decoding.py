@@ -30,9 +30,6 @@ from steersman.domain.spec.parts import Part
 PROBLEMS_MAX = 100
 """No more problems are listed for one document: beyond this it is the wrong file."""
 
-_NOT_YET = {"blueGreen": "blueGreen is not yet supported, use canary"}
-"""Words of the vocabulary this version understands and cannot carry out."""
-
 _GATE_KEYS = {"policy": "policy", "maxDrop": "drop", "floor": "floor", "margin": "paired"}
 """The key that says which kind of gate it is, in order of precedence, and that kind's tag."""
 
@@ -263,8 +260,6 @@ class Decoding:
         if len(value) != 1:
             return self.refuse(place, f"a {form} has exactly one key, one of {words}; got {len(value)}")
         ((key, given),) = value.items()
-        if key in _NOT_YET:
-            return self.refuse(place, _NOT_YET[key])
         if key not in tags:
             return self.refuse(
                 place, f"unknown {form} {shown(key)}{suggest(str(key), list(tags)) or f'; one of {words}'}"

@@ -22,8 +22,10 @@ class Action(StrEnum):
     GATES_PASSED = "release.gated"
     GATES_FAILED = "release.gate_failed"
     RELEASE_APPROVED = "release.approved"
+    APPROVAL_WITHDRAWN = "release.approval_withdrawn"
     RELEASE_REJECTED = "release.rejected"
     STEP_STARTED = "release.step_started"
+    STEP_SKIPPED = "release.step_skipped"
     ANALYSIS_CONCLUDED = "release.analysed"
     GUARDRAIL_BROKEN = "release.guardrail_broken"
     RELEASE_PAUSED = "release.paused"
@@ -32,6 +34,7 @@ class Action(StrEnum):
     RELEASE_DEGRADED = "release.degraded"
     RELEASE_COMPLETED = "release.completed"
     ROLLBACK_REQUESTED = "rollback.requested"
+    WAIVER_GRANTED = "waiver.granted"
     CHALLENGER_SET = "challenger.set"
     MANUAL_CHANGE_REFUSED = "manual_change.refused"
     MANUAL_CHANGE_OBSERVED = "manual_change.observed"
@@ -64,8 +67,10 @@ ACTIONS: dict[Action, str] = {
     Action.GATES_PASSED: "every gate before traffic passed or did not apply",
     Action.GATES_FAILED: "a gate before traffic did not pass",
     Action.RELEASE_APPROVED: "a person with the role agreed",
+    Action.APPROVAL_WITHDRAWN: "an approval counts no longer: its giver took it back, or what it was given for changed",
     Action.RELEASE_REJECTED: "a person with the role disagreed",
     Action.STEP_STARTED: "the traffic a step asks for is in effect",
+    Action.STEP_SKIPPED: "an analysis or a pause was passed over: a person promoted, or a waiver allows it",
     Action.ANALYSIS_CONCLUDED: "an analysis reached its verdict",
     Action.GUARDRAIL_BROKEN: "a limit on errors or latency was broken by the version in service",
     Action.RELEASE_PAUSED: "the release waits for a person",
@@ -73,7 +78,8 @@ ACTIONS: dict[Action, str] = {
     Action.RELEASE_PROMOTED: "the version became the environment's stable one",
     Action.RELEASE_DEGRADED: "the release failed; traffic goes back to the previous version",
     Action.RELEASE_COMPLETED: "the release reached its end",
-    Action.ROLLBACK_REQUESTED: "a person asked for the previous promoted version",
+    Action.ROLLBACK_REQUESTED: "a person asked for the version that answered before",
+    Action.WAIVER_GRANTED: "a person let one version skip a step, or the environment before, once",
     Action.CHALLENGER_SET: "a freshly trained version is scored on the same traffic, in the shadow",
     Action.MANUAL_CHANGE_REFUSED: "someone tried to change production without a release and was refused",
     Action.MANUAL_CHANGE_OBSERVED: "something changed outside Steersman and was found by comparison",

@@ -17,7 +17,6 @@ from steersman.domain.errors import Problem
 from steersman.domain.spec import (
     Analysis,
     AnalysisMode,
-    Approval,
     Capture,
     ChallengerMonitor,
     Dataset,
@@ -34,9 +33,6 @@ from steersman.domain.spec import (
 from steersman.domain.spec.watching import DriftMonitor
 
 DAY = timedelta(days=1)
-
-APPROVER = "approver"
-"""The one role whose members may agree."""
 
 TARGETS = ("local",)
 """Where versions can run."""
@@ -94,10 +90,6 @@ def _delivery(path: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
         if isinstance(step, Analysis) and step.mode is AnalysisMode.SPLIT:
             instead = "use paired, with a mirror step before it; guardrails watch both shares of split traffic"
             yield _refused(f"{at}.analysis", "mode split", instead)
-        if isinstance(step, Approval) and step.role != APPROVER:
-            yield _refused(f"{at}.approval", f"role {shown(step.role)}", f"use {APPROVER}")
-    if policy.approvals is not None and policy.approvals.roles != (APPROVER,):
-        yield _refused(f"{path}.approvals", f"roles other than {APPROVER}", f"use [{APPROVER}]")
 
 
 def _watching(model: Model) -> Iterator[Problem]:

@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from steersman.domain.approval import Waived
+
 
 class Phase(StrEnum):
     PENDING = "Pending"
@@ -50,11 +52,12 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
     Completion.PROMOTED: (
         frozenset({Phase.VERIFYING}),
-        "every step, the bake and the label horizon passed; the version is the environment's stable one",
+        "every step passed, then bake and label horizon, or a later release took its place before they were over "
+        "(`verified_at` is empty then, and it proves nothing for the next environment)",
     ),
     Completion.FAST_PROMOTED: (
         frozenset({Phase.VERIFYING}),
-        "promoted by a person's `promote`, skipping analyses and pauses that were still to come",
+        "as Promoted, and a person's `promote` had skipped an analysis or a pause",
     ),
     Completion.ABORTED: (
         frozenset({Phase.DEGRADED}),
@@ -62,7 +65,7 @@ COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
     ),
     Completion.SUPERSEDED: (
         frozenset({Phase.DEGRADED}),
-        "a newer release of the same model and environment took its place",
+        "a newer release of the same model and environment, or a rollback, took its place before it was promoted",
     ),
     Completion.ROLLED_BACK: (
         frozenset({Phase.DEGRADED}),
@@ -98,6 +101,18 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What the same digest proved in the environment before: the release that stood its bake there, and what was said."""
+
+    environment: str
+    release: str
+    number: int
+    completion: Completion
+    promoted_at: datetime
+    verified_at: datetime
+    verdicts: tuple[str, ...]
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one release, re-read by every turn of the loop.
 
@@ -105,8 +120,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     steps as they were when the release was opened (`document` is that revision's digest); `entered` says that the traffic
     the step asks for is in effect, `step_started_at` since when. `weight_pct` is the share of requests its version is
     meant to answer, `exposed` whether it ever was above zero. `ending` is how a Degraded release will complete, `resumes`
-    the phase a Paused one goes back to, `held` that a person paused it, so that only a person lets it go on. `row` counts
-    writes: a writer that read an older row loses.
+    the phase a Paused one goes back to, `held` that a person paused it, so that only a person lets it go on. `full`: a
+    person promoted past all analyses and pauses to come; `hurried`: past at least one of them. `hotfix`: freezes do not hold
+    it. `proved` is what the digest brings along from the environment before, `waived` the steps it may pass over.
+    `verified_at`: bake and label horizon have passed. `row` counts writes: a writer that read an older row loses.
     """
 
     id: str
@@ -134,6 +151,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     completion: Completion | None = None
     ending: Completion | None = None
     full: bool = False
+    hurried: bool = False
+    hotfix: bool = False
+    proved: Proof | None = None
+    waived: tuple[Waived, ...] = ()
+    verified_at: datetime | None = None
     resumes: Phase | None = None
     held: bool = False
     because: str = ""

@@ -16,7 +16,11 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model's requests in one environment should meet, decided from releases alone."""
+    """What one model's requests in one environment should meet, decided from releases alone.
+
+    `at_full` are digests that run as many replicas as the one that answers, although they do not: both sides of a
+    blue-green switch.
+    """
 
     workspace: str
     model: str
@@ -26,6 +30,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     weight_pct: float = 0.0
     mirrors: tuple[Mirror, ...] = ()
     warm: tuple[Arm, ...] = ()
+    at_full: tuple[str, ...] = ()
     salt: str = ""
 
     def serving(self) -> tuple[Arm, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from steersman.domain.cron import PERIOD_MAX, parse_cron, zone_of
 from steersman.domain.decoding import shown, suggest
 from steersman.domain.errors import Problem
 from steersman.domain.metrics import METRICS, Direction
@@ -16,6 +17,7 @@ from steersman.domain.refusals import refusals
 from steersman.domain.spec import (
     Analysis,
     Bake,
+    BlueGreen,
     Canary,
     ChallengerMonitor,
     Dataset,
@@ -72,6 +74,7 @@ def _model(model: Model) -> Iterator[Problem]:
     yield from _gates(model)
     for name, policy in spec.environments.items():
         yield from _policy(model, name, policy)
+        yield from _order(model, name, policy)
     yield from _monitors(model)
 
 
@@ -113,6 +116,11 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
         yield Problem(path=where, message="a shadow needs a mirror step")
     if isinstance(policy.strategy, Canary) and not weights:
         yield Problem(path=where, message="a canary needs a setWeight step; use shadow or allAtOnce otherwise")
+    if isinstance(policy.strategy, BlueGreen) and weights:
+        yield Problem(path=where, message="a blueGreen sets no weight: promote switches all traffic; use canary")
+    if policy.approvals is not None and 0 < policy.approvals.required < len(policy.approvals.roles):
+        message = "required must be at least the number of roles: each is held by a person of their own"
+        yield Problem(path=f"spec.environments.{name}.approvals", message=message)
     for index, guardrail in enumerate(policy.guardrails):
         path = f"spec.environments.{name}.guardrails[{index}]"
         if (guardrail.limit is None) == (guardrail.ratio is None):
@@ -130,6 +138,29 @@ def _policy(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Prob
         if guardrail.limit is not None and unit == "fraction" and guardrail.limit.value > 1:
             yield Problem(path=path, message="limit of error-rate must be at most 100%")
     yield from _freezes(f"spec.environments.{name}", policy.freeze)
+
+
+def _order(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
+    """`after` names an environment of the model, and following it comes to an end."""
+    known, path = model.spec.environments, f"spec.environments.{name}"
+    if policy.after is None:
+        return
+    if policy.after not in known:
+        hint = suggest(policy.after, list(known)) or f"; the model has {', '.join(known)}"
+        yield Problem(path=path, message=f"after names no environment of the model: {shown(policy.after)}{hint}")
+        return
+    seen, before = [name], policy.after
+    while before in known and before not in seen:
+        seen.append(before)
+        before = known[before].after or ""
+    if before == name:
+        yield Problem(path=path, message=f"after goes in a circle: {' → '.join([*seen, name])}")
+    if model.spec.retrain.mode is RetrainMode.AUTO:
+        message = (
+            f"after {policy.after} and retrain.mode auto exclude each other: an automatic release goes straight to where its "
+            "incident is; use mode register"
+        )
+        yield Problem(path=path, message=message)
 
 
 def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
@@ -225,5 +256,19 @@ def _environment(environment: Environment) -> Iterator[Problem]:
 
 def _freezes(path: str, freezes: Sequence[Freeze]) -> Iterator[Problem]:
     for index, freeze in enumerate(freezes):
-        if freeze.ends_at <= freeze.starts_at:
-            yield Problem(path=f"{path}.freeze[{index}]", message="endsAt must be later than startsAt")
+        at = f"{path}.freeze[{index}]"
+        once, again = (freeze.starts_at, freeze.ends_at), (freeze.cron, freeze.duration)
+        if not ((all(once) and not any(again)) or (all(again) and not any(once))):
+            yield Problem(path=at, message="needs either startsAt and endsAt, or cron and duration")
+            continue
+        if freeze.starts_at is not None and freeze.ends_at is not None and freeze.ends_at <= freeze.starts_at:
+            yield Problem(path=at, message="endsAt must be later than startsAt")
+        if freeze.duration is not None and freeze.duration > PERIOD_MAX:
+            message = f"duration must be at most {PERIOD_MAX.days}d; write startsAt and endsAt for a longer one"
+            yield Problem(path=at, message=message)
+        for label, text, parse in (("cron", freeze.cron, parse_cron), ("timeZone", freeze.time_zone, zone_of)):
+            try:
+                if text is not None:
+                    parse(text)
+            except ValueError as error:
+                yield Problem(path=at, message=f"{label}: {error}")

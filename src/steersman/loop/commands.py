@@ -4,39 +4,30 @@ Commands never touch the world; the loop carries them out. Whether the caller ma
 who may *agree* is decided here, because it depends on the release: not its author, not twice, not for another version.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from steersman.decide.rolling_out import GATES_STEP, pause, resume
-from steersman.decide.routing import live, promoted
+from steersman.decide.routing import answering_beside, live, promoted
+from steersman.decide.steering import pause, promote, resume
 from steersman.domain import spec
-from steersman.domain.documents import canonical, digest, examine, identity
-from steersman.domain.errors import (
-    BadDocument,
-    BadRequest,
-    Conflict,
-    NotAllowed,
-    NotFound,
-    Problem,
-    Unavailable,
-    VersionRefused,
-)
+from steersman.domain.approval import Waiver
+from steersman.domain.durations import format_duration
+from steersman.domain.errors import BadRequest, Blocked, Conflict, NotFound, Unavailable, VersionRefused
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
-from steersman.domain.linting import Finding as LintFinding
-from steersman.domain.linting import Level, lint
-from steersman.domain.release import Completion, IllegalTransition, Opened, Phase, Release
+from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
-from steersman.loop.gathering import valid_approvers
+from steersman.loop import agreeing
+from steersman.loop.declaring import Declaring
+from steersman.loop.entries import release_event
 from steersman.loop.opening import give_up, open_release, reason, version_of
-from steersman.loop.reconciler import Reconciler, release_event
+from steersman.loop.reconciler import Reconciler
 from steersman.loop.registering import refusal, register
-from steersman.loop.world import Documents, World, environment_of
+from steersman.loop.world import Documents, World
 from steersman.ports import LogError, Removed
-from steersman.store.records import Approval, StoredDocument
 from steersman.store.transaction import Transaction
 
 
@@ -47,112 +38,13 @@ class Commands:
         self._world = world
         self._documents = documents
         self._reconciler = reconciler
+        self._declaring = Declaring(world)
 
     # --- documents
 
     def apply(self, raw: Sequence[Mapping[str, Any]], *, actor: str, dry_run: bool = False) -> list[dict[str, Any]]:
         """Make documents the declared state: all of them or none. Raises BadDocument with every problem of the first bad one."""
-        parsed: list[spec.Document] = []
-        for data in raw:
-            problems, document = examine(data)
-            if document is None or problems:
-                raise BadDocument(problems)
-            self._refuse_unknown_registry(document)
-            self._refuse_unknown_channels(document)
-            parsed.append(document)
-        results = []
-        with self._world.store.write() as tx:
-            for document in parsed:
-                findings = self._findings(tx, document, parsed) if isinstance(document, spec.Model) else []
-                results.append(self._apply_one(tx, document, findings, actor=actor, dry_run=dry_run))
-        return results
-
-    def _findings(self, tx: Transaction, model: spec.Model, applied: Sequence[spec.Document]) -> Sequence[LintFinding]:
-        """What the linter says, with the environments as they will be; an error is refused where the mode is `prevent`."""
-        workspace = model.metadata.workspace
-        environments = {name: environment_of(tx, workspace, name) for name in model.spec.environments}
-        environments |= {
-            document.metadata.name: document.spec
-            for document in applied
-            if isinstance(document, spec.Environment) and document.metadata.workspace == workspace
-        }
-        findings = lint(model, environments=environments, targets={"local": self._world.target.capabilities})
-        errors = [f for f in findings if f.level is Level.ERROR]
-        refused = [f for f in errors if environments[f.environment].mode is spec.PolicyMode.PREVENT]
-        if refused:
-            raise BadDocument(
-                [Problem(path=f.path, message=f.message) for f in refused],
-                next_step="Correct the document; an Environment document with mode: warn lets such errors pass.",
-            )
-        return findings
-
-    def _refuse_unknown_registry(self, document: spec.Document) -> None:
-        """Now, and not when the first version is looked for; only the installation knows which registries there are."""
-        known = self._world.registries
-        if not isinstance(document, spec.Model) or document.spec.versions.registry in known:
-            return
-        problem = Problem(
-            path="spec.versions.registry",
-            message=f"this installation has no registry {document.spec.versions.registry!r}; it has: "
-            + (", ".join(sorted(known)) or "none"),
-        )
-        next_step = "Name one of these, or start `steersman up` with one more (--registry DIR, --mlflow-uri URI)."
-        raise BadDocument([problem], next_step=next_step)
-
-    def _refuse_unknown_channels(self, document: spec.Document) -> None:
-        known = self._world.notifier.channels
-        wanted = document.spec.incidents.notify if isinstance(document, spec.Model) else ()
-        has = ", ".join(sorted(known)) or "none"
-        problems = [
-            Problem(path="spec.incidents", message=f"notify[{index}]: no channel {name!r} here; it has: {has}")
-            for index, name in enumerate(wanted)
-            if name not in known
-        ]
-        if problems:
-            raise BadDocument(problems, next_step="Start `steersman up` with --notify NAME=env:VARIABLE for it.")
-
-    def _apply_one(
-        self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool
-    ) -> dict[str, Any]:
-        kind, workspace, name = identity(document)
-        new_digest = digest(document)
-        stored = tx.document(kind, workspace, name)
-        result: dict[str, Any] = {
-            "kind": kind,
-            "workspace": workspace,
-            "name": name,
-            "digest": new_digest,
-            "findings": [{"path": f.path, "level": str(f.level), "message": f.message} for f in findings],
-        }
-        if stored is not None and stored.digest == new_digest:
-            return {**result, "outcome": "unchanged", "revision": stored.revision}
-        revision = stored.revision + 1 if stored else 1
-        if not dry_run:
-            tx.put_document(
-                StoredDocument(
-                    kind=kind,
-                    workspace=workspace,
-                    name=name,
-                    revision=revision,
-                    digest=new_digest,
-                    at=self._world.clock.now(),
-                    actor=actor,
-                    body=canonical(document).decode(),
-                )
-            )
-            because = f"revision {revision} of {kind} {name}"
-            tx.append(
-                self._event(
-                    Action.DOCUMENT_APPLIED,
-                    actor,
-                    workspace,
-                    "document",
-                    f"{kind}/{name}",
-                    because,
-                    {"revision": revision, "digest": new_digest},
-                )
-            )
-        return {**result, "outcome": "created" if stored is None else "changed", "revision": revision}
+        return self._declaring.apply(raw, actor=actor, dry_run=dry_run)
 
     # --- versions
 
@@ -230,8 +122,10 @@ class Commands:
         because: str,
         opened: Opened = Opened.COMMAND,
         incident: str | None = None,
+        hotfix: bool = False,
     ) -> Release:
-        """Open a release. What happens when one is on its way stands in the document (`concurrency`)."""
+        """Open a release. What happens when one is on its way stands in the document (`concurrency`). A `hotfix` passes
+        freezes, and one person more must agree."""
         with self._world.store.write() as tx:
             return open_release(
                 tx,
@@ -246,33 +140,49 @@ class Commands:
                 because=because,
                 opened=opened,
                 incident=incident,
+                hotfix=hotfix,
             )
 
-    def approve(self, release_id: str, *, actor: str, because: str) -> Release:
-        """Agree to the present step. Not the one who opened it, nor anyone in the version's author chain."""
+    def approve(
+        self, release_id: str, *, actor: str, because: str, roles: Collection[str] = (spec.ApproverRole.APPROVER,)
+    ) -> Release:
+        """Agree to the present step by `roles`. Not the one who opened it, nor anyone in the version's author chain."""
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
-            version = version_of(tx, release.workspace, release.model, release.version)
-            if actor in (release.opened_by, *version.author_chain):
-                raise NotAllowed(
-                    f"{actor} made or opened what is to be approved, and cannot approve it",
-                    next_step="Ask somebody else with the role approver.",
-                )
-            now = self._world.clock.now()
-            if actor in valid_approvers(tx.approvals(release.id), release, self._policy(tx, release), now):
-                return release
-            before_steps = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
-            step = GATES_STEP if before_steps else release.step
-            tx.add_approval(Approval(release=release.id, step=step, actor=actor, at=now, because=reason(because)))
-            data: dict[str, object] = {
-                "release": release.number,
-                "version": release.version,
-                "digest": release.digest,
-                "document": release.document,
-                "step": step,
-            }
-            tx.append(release_event(release, Action.RELEASE_APPROVED, at=now, actor=actor, because=because, data=data))
+            if release.phase in (Phase.DEGRADED, Phase.VERIFYING):
+                raise Conflict(f"release {release.number} is {release.phase}; there is nothing left to agree to")
+            policy, now = self._policy(tx, release), self._world.clock.now()
+            agreeing.approve(tx, release, policy, actor=actor, because=because, roles=roles, now=now)
             return release
+
+    def withdraw(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Take one's own approval back, while nothing rests on it yet."""
+        with self._world.store.write() as tx:
+            release = self._open_release(tx, release_id)
+            policy, now = self._policy(tx, release), self._world.clock.now()
+            agreeing.withdraw(tx, release, policy, actor=actor, because=because, now=now)
+            return release
+
+    def waive(
+        self,
+        workspace: str,
+        name: str,
+        number: int,
+        environment: str,
+        *,
+        skip: str,
+        actor: str,
+        because: str,
+        life: timedelta = agreeing.WAIVER_LIFE_DEFAULT,
+    ) -> Waiver:
+        """Let one version skip the environment before, or one step, once."""
+        with self._world.store.write() as tx:
+            model = self._documents.model(tx, workspace, name)
+            version = version_of(tx, workspace, name, number)
+            now = self._world.clock.now()
+            return agreeing.waive(
+                tx, model, version, environment, skip=skip, actor=actor, because=because, life=life, now=now
+            )
 
     def reject(self, release_id: str, *, actor: str, because: str) -> Release:
         """Disagree: the release ends, as Aborted or, if it answered already, as RolledBack."""
@@ -297,88 +207,76 @@ class Commands:
             )
 
     def pause(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Hold a release where it is until a person resumes it."""
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
-            try:
-                move = pause(release, now=self._world.clock.now(), because=f"paused by {actor}: {reason(because)}")
-            except IllegalTransition as error:
-                raise Conflict(f"a release that is {release.phase} cannot be paused") from error
+            move = pause(release, now=self._world.clock.now(), because=f"paused by {actor}: {reason(because)}")
             return self._reconciler.apply(tx, release, move, actor=actor)
 
     def resume(self, release_id: str, *, actor: str, because: str) -> Release:
+        """Let a paused release go on."""
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
-            if release.phase is not Phase.PAUSED:
-                raise Conflict(f"release {release.number} is {release.phase}, not Paused")
-            policy = self._policy(tx, release)
-            waits_for_approval = not release.held and (
-                release.resumes is Phase.PENDING or isinstance(policy.strategy.steps[release.step], spec.Approval)
-            )
-            if waits_for_approval:
-                raise Conflict(
-                    f"release {release.number} waits for an approval, which `resume` does not replace",
-                    next_step=f"steersman approve {release.id} --because …",
-                )
-            move = resume(
-                release, policy, now=self._world.clock.now(), because=f"resumed by {actor}: {reason(because)}"
-            )
+            policy, now = self._policy(tx, release), self._world.clock.now()
+            move = resume(release, policy, now=now, because=f"resumed by {actor}: {reason(because)}")
             return self._reconciler.apply(tx, release, move, actor=actor)
 
-    def promote(self, release_id: str, *, actor: str, because: str) -> Release:
-        """Go on without the analyses and pauses still to come; gates, approvals and guardrails stand."""
+    def promote(self, release_id: str, *, actor: str, because: str, full: bool = False) -> Release:
+        """Go on past the analysis or pause it stands at; `full`: past all still to come. Gates and approvals stand."""
         with self._world.store.write() as tx:
             release = self._open_release(tx, release_id)
-            if release.phase not in (Phase.PROGRESSING, Phase.PAUSED) or release.resumes is Phase.PENDING:
-                raise Conflict(f"release {release.number} is {release.phase}; only one past its gates can be promoted")
-            full = msgspec.structs.replace(release, full=True, because=f"promoted by {actor}: {reason(because)}")
-            if release.phase is Phase.PAUSED:
-                move = resume(release, self._policy(tx, release), now=self._world.clock.now(), because=full.because)
-                after = msgspec.structs.replace(move.release, full=True)
-                move = type(move)(release=after, notes=move.notes)
-                return self._reconciler.apply(tx, release, move, actor=actor)
-            now = self._world.clock.now()
-            tx.append(release_event(full, Action.RELEASE_RESUMED, at=now, actor=actor, because=full.because))
-            return tx.save_release(release, full)
+            model = self._documents.revision(tx, release.document)
+            move = promote(
+                release,
+                self._policy(tx, release),
+                tier=model.spec.tier,
+                full=full,
+                now=self._world.clock.now(),
+                because=f"promoted by {actor}: {reason(because)}",
+            )
+            return self._reconciler.apply(tx, release, move, actor=actor)
 
     def retry(self, release_id: str, *, actor: str, because: str) -> Release:
         """Open the same version again after a release that did not make it."""
         with self._world.store.read() as tx:
             release = self._release(tx, release_id)
-        if release.completion in (None, Completion.PROMOTED, Completion.FAST_PROMOTED):
+        if release.completion not in (Completion.ABORTED, Completion.SUPERSEDED, Completion.ROLLED_BACK):
             raise Conflict(
                 f"release {release.number} is {release.completion or release.phase}; there is nothing to retry"
             )
+        if release.opened is Opened.ROLLBACK:
+            raise Conflict(
+                f"release {release.number} was a rollback, which is not retried as a release",
+                next_step=f"steersman rollback {release.model} --environment {release.environment} --because …",
+            )
         return self.release(
-            release.workspace, release.model, release.version, release.environment, actor=actor, because=because
+            release.workspace,
+            release.model,
+            release.version,
+            release.environment,
+            actor=actor,
+            because=because,
+            hotfix=release.hotfix,
         )
 
     def rollback(self, workspace: str, name: str, environment: str, *, actor: str, because: str) -> Release:
-        """Bring the previous promoted version back: warm, it takes seconds."""
+        """Bring back what answered before: warm, it takes seconds.
+
+        While a release already answers a part of the requests that is the version beside it, and the release is taken back;
+        else the version promoted before the present one. Raises Conflict where there is none, Blocked where it was
+        replaced longer ago than `rollbackPeriod`.
+        """
         with self._world.store.write() as tx:
-            self._documents.model(tx, workspace, name)
-            standing = promoted(tx.releases(workspace, name, environment))
-            if not standing:
-                raise Conflict(f"no version of {name} was ever promoted in {environment}")
-            serving = standing[-1]
+            model = self._documents.model(tx, workspace, name)
+            releases = tx.releases(workspace, name, environment)
+            taken_back = answering_beside(releases)
+            if taken_back is not None:
+                return self._take_back(tx, taken_back, releases, actor=actor, because=because)
             retired = {v.number for v in tx.versions(workspace, name) if v.retired_at is not None}
-            earlier = [r for r in standing if r.version != serving.version and r.version not in retired]
-            if not earlier:
-                raise Conflict(
-                    f"there is no version of {name} before version {serving.version} to go back to in {environment}",
-                    next_step="Release another version instead.",
-                )
-            target = earlier[-1]
-            data: dict[str, object] = {"from": serving.version, "to": target.version}
-            tx.append(
-                release_event(
-                    serving,
-                    Action.ROLLBACK_REQUESTED,
-                    at=self._world.clock.now(),
-                    actor=actor,
-                    because=reason(because),
-                    data=data,
-                )
-            )
+            serving, target, replaced_at = _to_go_back_to(releases, retired, name, environment)
+            policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
+            _refuse_long_ago(policy, target, replaced_at, self._world.clock.now())
+            self._request_rollback(tx, serving, target.version, actor=actor, because=because)
             return open_release(
                 tx,
                 self._world,
@@ -392,6 +290,27 @@ class Commands:
                 because=f"rollback from version {serving.version}: {because}",
                 opened=Opened.ROLLBACK,
             )
+
+    def _take_back(
+        self, tx: Transaction, release: Release, releases: Sequence[Release], *, actor: str, because: str
+    ) -> Release:
+        """The version beside it answers alone again, and what was queued behind it does not start."""
+        assert release.previous is not None
+        self._request_rollback(tx, release, release.previous.version, actor=actor, because=because)
+        for queued in releases:
+            if queued.active and queued.id != release.id:
+                why = "a rollback takes its place"
+                give_up(
+                    tx, self._world, self._reconciler, queued, actor=actor, because=why, ending=Completion.SUPERSEDED
+                )
+        said = f"rolled back by {actor}: {because}"
+        return give_up(tx, self._world, self._reconciler, release, actor=actor, because=said)
+
+    def _request_rollback(self, tx: Transaction, of: Release, to: int, *, actor: str, because: str) -> None:
+        data: dict[str, object] = {"from": of.version, "to": to}
+        now = self._world.clock.now()
+        entry = release_event(of, Action.ROLLBACK_REQUESTED, at=now, actor=actor, because=reason(because), data=data)
+        tx.append(entry)
 
     # --- incidents
 
@@ -501,4 +420,35 @@ class Commands:
             name=name,
             because=because,
             data=data,
+        )
+
+
+def _to_go_back_to(
+    releases: Sequence[Release], retired: Collection[int], name: str, environment: str
+) -> tuple[Release, Release, datetime]:
+    """What answers now, the promoted release before it, and when that one was replaced. Raises Conflict."""
+    standing = promoted(releases)
+    if not standing:
+        raise Conflict(f"no version of {name} was ever promoted in {environment}")
+    serving = standing[-1]
+    earlier = [i for i, r in enumerate(standing) if r.version != serving.version and r.version not in retired]
+    if not earlier:
+        raise Conflict(
+            f"there is no version of {name} before version {serving.version} to go back to in {environment}",
+            next_step="Release another version instead.",
+        )
+    replaced_at = standing[earlier[-1] + 1].promoted_at
+    assert replaced_at is not None
+    return serving, standing[earlier[-1]], replaced_at
+
+
+def _refuse_long_ago(policy: spec.EnvironmentPolicy, target: Release, replaced_at: datetime, now: datetime) -> None:
+    """Beyond the period a rollback would be an untested release in a hurry; going through the steps unasked, no rollback."""
+    period = policy.rollback_period
+    if period is not None and now > replaced_at + period:
+        raise Blocked(
+            f"version {target.version} was replaced on {replaced_at.date()}, longer ago than rollbackPeriod, "
+            f"{format_duration(period)}: it comes back by its steps only",
+            next_step=f"steersman release {target.model} {target.version} --environment {target.environment} --hotfix "
+            "--because …",
         )

@@ -6,17 +6,20 @@ from datetime import datetime
 
 import msgspec
 
+from steersman.decide.approving import Agreement, approvals_required, counting
+from steersman.decide.freezing import frozen
 from steersman.decide.gating import outside_envelope
 from steersman.decide.judging import judge_paired
-from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, approvals_required, steps_of
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, steps_of
 from steersman.decide.routing import in_progress, promoted
+from steersman.decide.steering import approval_step
 from steersman.domain import spec
+from steersman.domain.approval import Binding
 from steersman.domain.operation import OperationKind, OperationState
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.verdicts import Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.observer import Pairing, reading_key
-from steersman.store.records import Approval
 from steersman.store.transaction import Transaction
 
 
@@ -72,10 +75,10 @@ def gather(
         waits_for=oldest.number if oldest is not None and oldest.id != release.id and release.active else None,
         broken=seen.broken,
         outside=_outside(tx, release, model, gates),
-        approvers=valid_approvers(tx.approvals(release.id), release, policy, now),
+        approvers=agreed(tx, release, policy, now),
         analysis=_analysis(tx, release, policy),
         guardrails=readings.readings if readings else (),
-        frozen=None if release.opened is Opened.ROLLBACK else frozen(policy, environment, now),
+        frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
@@ -95,7 +98,7 @@ def approvals_of(tx: Transaction, release: Release, model: spec.Model) -> int:
     """How many people must agree to this release before its first step."""
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
     outside = _outside(tx, release, model, _gates(tx, release)[0])
-    return approvals_required(policy, model.spec.tier, outside=outside is not None)
+    return approvals_required(policy, model.spec.tier, outside=outside is not None, hotfix=release.hotfix)
 
 
 def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequence[GateFact] | None) -> str | None:
@@ -117,15 +120,39 @@ def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequen
     )
 
 
-def valid_approvers(
-    approvals: Sequence[Approval], release: Release, policy: spec.EnvironmentPolicy, now: datetime
-) -> tuple[str, ...]:
-    """Who agreed at the present step and still counts: an approval ages, and each person counts once."""
-    expires = policy.approvals.expires if policy.approvals else spec.Approvals().expires
-    before_steps = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
-    step = GATES_STEP if before_steps else release.step
-    valid = (a.actor for a in approvals if a.step == step and a.at + expires >= now)
-    return tuple(sorted(set(valid)))
+def agreed(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy, now: datetime) -> tuple[Agreement, ...]:
+    """The approvals that count at the present step."""
+    version = tx.version(release.workspace, release.model, release.version)
+    given = (
+        Agreement(
+            actor=approval.actor,
+            roles=frozenset(approval.roles),
+            at=approval.at,
+            bound=approval.bound,
+            withdrawn=approval.withdrawn is not None,
+        )
+        for approval in tx.approvals(release.id)
+    )
+    return counting(
+        given,
+        binding=binding_of(tx, release),
+        authors=(release.opened_by, *(version.author_chain if version else ())),
+        expires=(policy.approvals or spec.Approvals()).expires,
+        now=now,
+    )
+
+
+def binding_of(tx: Transaction, release: Release) -> Binding:
+    """What an approval given now is bound to."""
+    declared = tx.document("Model", release.workspace, release.model)
+    return Binding(
+        step=approval_step(release),
+        environment=release.environment,
+        digest=release.digest,
+        document=release.document,
+        declared=declared.digest if declared is not None else release.document,
+        previous=release.previous.digest if release.previous else None,
+    )
 
 
 def present_pairing(release: Release, policy: spec.EnvironmentPolicy) -> Pairing | None:
@@ -190,9 +217,3 @@ def judge_pairing(
         alpha=alpha,
         n_unit="days" if pairing.block.days == 1 else "blocks",
     )
-
-
-def frozen(policy: spec.EnvironmentPolicy, environment: spec.EnvironmentSpec, now: datetime) -> str | None:
-    """Why nothing may start now but a rollback."""
-    active = (f for f in (*policy.freeze, *environment.freeze) if f.starts_at <= now < f.ends_at)
-    return next((f"frozen until {f.ends_at.isoformat()}: {f.reason}" for f in active), None)

@@ -26,10 +26,12 @@ from steersman.domain.traffic import Traffic
 from steersman.domain.version import Version
 from steersman.loop.asking import ask
 from steersman.loop.capacity import Capacity, adopted, spare, starts_key, stopping
+from steersman.loop.entries import release_event
 from steersman.loop.gathering import Seen, gate_key, gather
 from steersman.loop.isolation import surviving
 from steersman.loop.looking import Look, Place, Plan
 from steersman.loop.routes import answering, compile_configuration, serves
+from steersman.loop.withdrawing import withdraw_outdated
 from steersman.loop.world import Documents, World, environment_of
 from steersman.ports import RunningReplica
 from steersman.store.records import StoredVerdict
@@ -283,7 +285,7 @@ class Reconciler:
     ) -> Seen:
         traffic = one.traffic
         asked = {arm.digest for _role, arm, _weight in answering(traffic)}
-        asked |= {release.digest} & {mirror.arm.digest for mirror in traffic.mirrors}
+        asked |= {release.digest} & {*(mirror.arm.digest for mirror in traffic.mirrors), *traffic.at_full}
         ready = all(sum(r.ready for r in look.of(one.place, digest)) >= one.counts[digest] for digest in asked)
         applied = (
             routed is not None
@@ -335,6 +337,8 @@ class Reconciler:
             )
         for note in move.notes:
             tx.append(release_event(after, note.action, at=now, actor=actor, because=note.because, data=note.data))
+        if after.previous != before.previous:
+            withdraw_outdated(tx, after, actor=actor, now=now)
         if after.phase is Phase.VERIFYING and before.phase is not Phase.VERIFYING:
             self._project_alias(tx, after)
         if after.completion is not None and before.phase is Phase.DEGRADED and before.promoted_at is not None:
@@ -361,26 +365,10 @@ class Reconciler:
 def _counts(model: spec.Model, traffic: Traffic) -> dict[str, int]:
     """Replicas each digest needs: all of them for versions that answer or may have to within seconds."""
     full = model.spec.serving.replicas
-    answers = {arm.digest for arm in (traffic.stable, traffic.candidate) if arm is not None}
+    answers = {arm.digest for arm in (traffic.stable, traffic.candidate) if arm is not None} | set(traffic.at_full)
     copies = {mirror.arm.digest for mirror in traffic.mirrors}
     counts = {}
     for arm in traffic.serving():
         standby = arm.digest not in copies and arm.digest in {a.digest for a in traffic.warm}
         counts[arm.digest] = full if arm.digest in answers or standby else 1
     return counts
-
-
-def release_event(
-    release: Release, action: Action, *, at: datetime, actor: str, because: str, data: dict[str, object] | None = None
-) -> Event:
-    """An entry about a release, under the name people use for it."""
-    return Event(
-        action=action,
-        at=at,
-        actor=actor,
-        workspace=release.workspace,
-        kind="release",
-        name=f"{release.model}/{release.environment}/{release.number}",
-        because=because,
-        data=dict(data or {}),
-    )

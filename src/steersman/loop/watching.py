@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from steersman.decide import triaging
+from steersman.decide.freezing import frozen
 from steersman.decide.routing import in_progress, live, promoted
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
@@ -24,7 +25,7 @@ from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
 from steersman.loop.asking import ask
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import frozen, judge_pairing, present_pairing
+from steersman.loop.gathering import judge_pairing, present_pairing
 from steersman.loop.isolation import every
 from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of

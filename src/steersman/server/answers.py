@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from steersman.decide.approving import approvals_required
 from steersman.decide.kpis import measure
-from steersman.decide.rolling_out import approvals_required, step_name, steps_of
-from steersman.decide.routing import in_progress, live, live_at
+from steersman.decide.rolling_out import step_name, steps_of
+from steersman.decide.routing import in_progress, live, live_at, standing_of
 from steersman.domain import spec
 from steersman.domain.errors import NotFound, SteersmanError
 from steersman.domain.events import Action
@@ -70,7 +71,12 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
     for environment in in_order(tx, workspace, model.spec.environments):
         there = [r for r in releases if r.environment == environment]
         serving, coming = live(there), in_progress(there)
+        stands = standing_of(there)
         environments[environment] = {
+            "desired": stands.desired.version if stands.desired else None,
+            "effective": stands.effective.version if stands.effective else None,
+            "last_good": stands.last_good.version if stands.last_good else None,
+            "held": stands.held,
             "live": serving.version if serving else None,
             "since": plain(serving.promoted_at) if serving else None,
             "release": coming.id if coming else None,
@@ -100,6 +106,7 @@ def model_status(tx: Transaction, model: spec.Model) -> Json:
         "releases": [plain(r) for r in tx.releases(workspace, name)[-5:]],
         "incidents": [plain(i) for i in tx.incidents(workspace, name, open_only=True)],
         "challengers": {e: plain(c) for e, c in challengers.items() if c is not None},
+        "waivers": [plain(w) for w in tx.agreements.waivers(workspace, name) if w.used_by is None],
     }
 
 

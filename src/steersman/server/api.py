@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from steersman.domain.access import Access, Permission
+from steersman.domain.durations import parse_duration
 from steersman.domain.errors import BadRequest, NotFound
 from steersman.domain.release import Phase, Release
 from steersman.ledger.proofs import verify_export, write_export
 from steersman.loop.clock import ReplayClock
+from steersman.loop.commands import Commands
 from steersman.server import answers
 from steersman.server.exchange import body_of, field, reply
 from steersman.server.people import people_routes
@@ -97,6 +100,8 @@ class Api:
             route(f"{MODEL}/releases", self.releases, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/releases", self.release, ["POST"], permission=p.RELEASE_OPEN),
             route(f"{MODEL}/rollback", self.rollback, ["POST"], permission=p.RELEASE_ROLLBACK),
+            route(f"{MODEL}/waivers", self.waivers, ["GET"], permission=p.MODEL_READ),
+            route(f"{MODEL}/waivers", self.waive, ["POST"], permission=p.RELEASE_WAIVE),
             route(f"{MODEL}/log/erase", self.erase, ["POST"], permission=p.LOG_ERASE),
             route(f"{MODEL}/incidents", self.incidents, ["GET"], permission=p.MODEL_READ),
             route(f"{MODEL}/monitors", self.monitors, ["GET"], permission=p.MODEL_READ),
@@ -288,11 +293,13 @@ class Api:
         number = field(body, "version", int)
         environment = field(body, "environment", str, default="production")
         because = field(body, "because", str)
+        hotfix = field(body, "hotfix", bool, default=False)
 
         def open_one() -> Release:
-            self._commands.register(workspace, model, number, actor=actor_of(request))
+            actor = actor_of(request)
+            self._commands.register(workspace, model, number, actor=actor)
             return self._commands.release(
-                workspace, model, number, environment, actor=actor_of(request), because=because
+                workspace, model, number, environment, actor=actor, because=because, hotfix=hotfix
             )
 
         return reply(answers.plain(await run_in_threadpool(open_one)), 201)
@@ -309,6 +316,34 @@ class Api:
             because=field(body, "because", str),
         )
         return reply(answers.plain(release), 201)
+
+    async def waivers(self, request: Request) -> Response:
+        return await self._about_model(
+            request,
+            lambda tx, m: [answers.plain(w) for w in tx.agreements.waivers(m.metadata.workspace, m.metadata.name)][
+                ::-1
+            ],
+        )
+
+    async def waive(self, request: Request) -> Response:
+        body = await body_of(request)
+        workspace, model = self._place(request)
+        try:
+            life = parse_duration(field(body, "expires", str, default="7d"))
+        except ValueError as error:
+            raise BadRequest(f"expires {error}") from None
+        waiver = await run_in_threadpool(
+            self._commands.waive,
+            workspace,
+            model,
+            field(body, "version", int),
+            field(body, "environment", str, default="production"),
+            skip=field(body, "skip", str),
+            actor=actor_of(request),
+            because=field(body, "because", str),
+            life=life,
+        )
+        return reply(answers.plain(waiver), 201)
 
     async def erase(self, request: Request) -> Response:
         """Delete one entity's rows of the inference log; the value goes no further than into the deletion."""
@@ -336,11 +371,12 @@ class Api:
 
     def decide(self, decision: str, permission: Permission) -> Handler:
         """A handler for one decision about a release; the permission must hold in the release's workspace."""
-        command = getattr(self._commands, decision)
 
         async def handle(request: Request) -> Response:
-            because = field(await body_of(request), "because", str)
+            body = await body_of(request)
+            because, full = field(body, "because", str), field(body, "full", bool, default=False)
             release = await run_in_threadpool(self._release, request, permission)
+            command = command_of(self._commands, decision, access_of(request), release.workspace, full=full)
             after = await run_in_threadpool(command, release.id, actor=actor_of(request), because=because)
             return reply(answers.plain(after))
 
@@ -483,8 +519,19 @@ class Api:
         return reply(await run_in_threadpool(question))
 
 
+def command_of(
+    commands: Commands, decision: str, access: Access, workspace: str, *, full: bool
+) -> Callable[..., Release]:
+    """The command behind a decision, with what only the door knows: by which roles somebody agrees."""
+    command: Callable[..., Release] = getattr(commands, decision)
+    if decision == "approve":
+        return partial(command, roles=access.roles_with(Permission.RELEASE_APPROVE, workspace))
+    return partial(command, full=full) if decision == "promote" else command
+
+
 DECISIONS: dict[str, Permission] = {
     "approve": Permission.RELEASE_APPROVE,
+    "withdraw": Permission.RELEASE_APPROVE,
     "reject": Permission.RELEASE_APPROVE,
     "pause": Permission.RELEASE_CONTROL,
     "resume": Permission.RELEASE_CONTROL,

@@ -15,7 +15,7 @@ from steersman.domain.errors import BadRequest, NotAuthenticated, NotFound
 from steersman.loop.commands import Commands
 from steersman.plugins.identity.tokens import SESSION_LIFE, Identities, csrf_token
 from steersman.server.answers import unwalled
-from steersman.server.api import Api
+from steersman.server.api import Api, command_of
 from steersman.server.guard_proxy import GuardProxy, Refusal
 from steersman.server.security import Door, Middleware, Within, embedded, route
 from steersman.server.wiring import Assembled, Authentication, wall
@@ -155,7 +155,8 @@ class _Pages:
             if release is None or not access.allows(Permission.MODEL_READ, release.workspace):
                 raise NotFound("no such release")
             access.require(form.permission, release.workspace)
-            getattr(commands, form.command)(release.id, actor=actor, because=because)
+            command = command_of(commands, form.command, access, release.workspace, full=True)
+            command(release.id, actor=actor, because=because)
             return f"/releases/{release.id}", f"{form.command}: release {release.number}"
         if "incident" in path:
             with self._parts.store.read() as tx:

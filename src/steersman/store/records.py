@@ -5,6 +5,12 @@ from typing import Any
 
 import msgspec
 
+from steersman.domain.approval import Binding
+
+
+class Stale(RuntimeError):
+    """Somebody else wrote the record since it was read. Read again and decide again; nothing was changed."""
+
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of an applied document; `body` is its canonical JSON."""
@@ -46,11 +52,16 @@ class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """One person's agreement to a step of a release. `withdrawn` says why it counts no longer; rows of 0.1 are not bound."""
+
     release: str
     step: int
     actor: str
     at: datetime
     because: str
+    roles: tuple[str, ...] = ()
+    bound: Binding | None = None
+    withdrawn: str | None = None
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,6 +96,26 @@ approval = Table(
     UniqueConstraint("release", "step", "actor"),
 )
 
+approval_terms = Table(
+    "approval_terms",
+    metadata,
+    Column("release", String(60), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("actor", String(160), nullable=False),
+    Column("body", Text, nullable=False),
+    UniqueConstraint("release", "step", "actor"),
+)
+"""What an approval is bound to and by which roles it was given: beside `approval`, whose columns 0.1 wrote."""
+
+waiver = Table(
+    "waiver",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(60), nullable=False, unique=True),
+    *_named("workspace", "model", "environment"),
+    Column("body", Text, nullable=False),
+)
+
 pair_block = Table(
     "pair_block",
     metadata,

@@ -18,15 +18,14 @@ from steersman.domain.release import Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.version import Version
 from steersman.store import tables as t
+from steersman.store.agreements import AgreementTables
 from steersman.store.credentials import CredentialTables
 from steersman.store.ledger_log import LedgerLog
-from steersman.store.records import Approval, PairBlock, StoredDocument, StoredVerdict, Window
+from steersman.store.records import Approval, PairBlock, Stale, StoredDocument, StoredVerdict, Window
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
-
-class Stale(RuntimeError):
-    """Somebody else wrote the record since it was read. Read again and decide again; nothing was changed."""
+__all__ = ("Stale", "Transaction")
 
 
 def _json(record: object) -> str:
@@ -44,6 +43,11 @@ class Transaction:
     def credentials(self) -> CredentialTables:
         """People, tokens, login codes and sessions."""
         return CredentialTables(self._connection)
+
+    @property
+    def agreements(self) -> AgreementTables:
+        """Approvals and waivers."""
+        return AgreementTables(self._connection)
 
     # --- plumbing
 
@@ -217,28 +221,9 @@ class Transaction:
             query = query.where(t.verdict.c.kind == kind)
         return self._all(query, StoredVerdict)
 
-    def add_approval(self, approval: Approval) -> None:
-        """Keep an approval; a renewed one takes the place of the one that expired."""
-        where = (
-            (t.approval.c.release == approval.release)
-            & (t.approval.c.step == approval.step)
-            & (t.approval.c.actor == approval.actor)
-        )
-        self._run(sa.delete(t.approval).where(where))
-        self._run(sa.insert(t.approval).values(**_columns(approval)))
-
     def approvals(self, release: str) -> list[Approval]:
-        query = sa.select(t.approval).where(t.approval.c.release == release).order_by(t.approval.c.id)
-        return [
-            Approval(
-                release=row["release"],
-                step=row["step"],
-                actor=row["actor"],
-                at=datetime.fromisoformat(row["at"]),
-                because=row["because"],
-            )
-            for row in self._connection.execute(query).mappings()
-        ]
+        """In the order they were given."""
+        return self.agreements.approvals(release)
 
     def add_pair_block(self, block: PairBlock) -> None:
         self._run(sa.insert(t.pair_block).values(**_columns(block)))

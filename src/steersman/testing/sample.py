@@ -25,7 +25,7 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.domain.version import Column, Format, Version
 from steersman.ledger.checkpoint import VerifierKey, sign_checkpoint
 from steersman.loop.clock import MODE, POSITION
-from steersman.loop.reconciler import release_event
+from steersman.loop.entries import release_event
 from steersman.store.database import Store
 from steersman.store.records import PairBlock, StoredDocument, StoredVerdict, Window
 from steersman.store.transaction import Transaction

@@ -13,7 +13,7 @@ from steersman.domain.incident import Finding, Incident, IncidentKind, IncidentS
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.version import Column, Format, Version
-from steersman.loop.reconciler import release_event
+from steersman.loop.entries import release_event
 from steersman.loop.watching import recovery_blocks
 from steersman.store.records import Approval, StoredDocument, Window
 from steersman.store.transaction import Transaction
@@ -217,7 +217,7 @@ def first_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) 
     )
     tx.add_release(release)
     agreed, approver = "holdout and subgroup tables read, no objection", "alan@example.com"
-    tx.add_approval(
+    tx.agreements.put_approval(
         Approval(release=release.id, step=rolling_out.GATES_STEP, actor=approver, at=opened, because=agreed)
     )
     _say_release(tx, release, Action.RELEASE_OPENED, "first version", at=opened, actor=release.opened_by)

@@ -136,7 +136,7 @@ def test_waiting_shows_the_release_as_it_ended(monkeypatch: pytest.MonkeyPatch, 
     assert json.loads(capsys.readouterr().out) == ended
 
 
-@pytest.mark.parametrize("name", ["approve", "reject", "pause", "resume", "abort", "retry", "promote"])
+@pytest.mark.parametrize("name", ["approve", "withdraw", "reject", "pause", "resume", "abort", "retry"])
 def test_a_decision_needs_a_reason(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     calls = answering(monkeypatch, **{name: {"phase": "Progressing"}})
     assert main([name, RELEASE]) == 1

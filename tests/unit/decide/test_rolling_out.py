@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steersman.decide.approving import Agreement
 from steersman.decide.rolling_out import (
     GATES_STEP,
     Facts,
     GateFact,
     GuardrailReading,
-    approvals_required,
     degrade,
-    pause,
     plan,
-    resume,
     steps_of,
 )
+from steersman.decide.steering import pause, resume
 from steersman.domain import spec
 from steersman.domain.release import (
     COMPLETIONS,
@@ -89,6 +88,10 @@ def facts(of: Release, **changes: Any) -> Facts:
         stable=STABLE,
     )
     return replace(known, **changes)
+
+
+def agreed(*people: str, role: str = "approver") -> tuple[Agreement, ...]:
+    return tuple(Agreement(actor=who, roles=frozenset({role}), at=NOW, bound=None) for who in people)
 
 
 def verdict(outcome: Outcome, **numbers: Any) -> Verdict:
@@ -161,8 +164,8 @@ def test_a_release_completes_once_and_only_from_its_completion_s_phases(completi
         ({"broken": "version 2 does not start"}, (Phase.DEGRADED, GATES_STEP)),
         ({"gates_declared": 0}, (Phase.PROGRESSING, 0)),
         ({"gates_declared": 0, "tier": 2}, (Phase.PAUSED, GATES_STEP)),
-        ({"gates_declared": 0, "tier": 2, "approvers": ("bob",)}, (Phase.PROGRESSING, 0)),
-        ({"gates_declared": 0, "tier": 3, "approvers": ("bob",)}, (Phase.PAUSED, GATES_STEP)),
+        ({"gates_declared": 0, "tier": 2, "approvers": agreed("bob")}, (Phase.PROGRESSING, 0)),
+        ({"gates_declared": 0, "tier": 3, "approvers": agreed("bob")}, (Phase.PAUSED, GATES_STEP)),
     ],
 )
 def test_pending(changes: dict[str, Any], expected: tuple[Phase, int] | None) -> None:
@@ -183,14 +186,6 @@ def test_a_rollback_asks_no_gate_and_no_approval() -> None:
     assert steps_of(facts(back).policy, back) == (spec.SetWeight(weight_pct=100), spec.Promote())
 
 
-@pytest.mark.parametrize(
-    ("tier", "declared", "required"), [(0, None, 0), (1, None, 0), (2, None, 1), (3, None, 2), (1, 3, 3), (3, 1, 2)]
-)
-def test_tiers_demand_at_least_their_approvals(tier: int, declared: int | None, required: int) -> None:
-    approvals = None if declared is None else spec.Approvals(required=declared)
-    assert approvals_required(spec.EnvironmentPolicy(approvals=approvals), tier) == required
-
-
 # --- Progressing
 
 
@@ -208,7 +203,7 @@ def test_tiers_demand_at_least_their_approvals(tier: int, declared: int | None, 
         (WAIT, {"now": NOW - timedelta(days=1, hours=1)}, None),
         (UNTIL_RESUMED, {}, (Phase.PAUSED, UNTIL_RESUMED)),
         (APPROVAL, {}, (Phase.PAUSED, APPROVAL)),
-        (APPROVAL, {"approvers": ("bob",)}, (Phase.PROGRESSING, ALL)),
+        (APPROVAL, {"approvers": agreed("bob")}, (Phase.PROGRESSING, ALL)),
         (ALL, {}, (Phase.PROGRESSING, PROMOTE)),
     ],
 )
@@ -291,13 +286,13 @@ def test_a_rollback_is_not_rolled_back_by_itself() -> None:
 def test_paused_before_the_first_step_goes_on_with_the_approvals_its_tier_demands() -> None:
     waiting = release(Phase.PAUSED, 0, resumes=Phase.PENDING)
     assert plan(facts(waiting, tier=2)) is None
-    assert step_after(facts(waiting, tier=2, approvers=("bob",))) == (Phase.PENDING, 0)
+    assert step_after(facts(waiting, tier=2, approvers=agreed("bob"))) == (Phase.PENDING, 0)
 
 
 @pytest.mark.parametrize("resumes", [Phase.PENDING, Phase.PROGRESSING])
 def test_what_a_person_paused_only_a_person_lets_go_on(resumes: Phase) -> None:
     held = release(Phase.PAUSED, APPROVAL, resumes=resumes, held=True)
-    assert plan(facts(held, approvers=("bob", "carol"))) is None
+    assert plan(facts(held, approvers=agreed("bob", "carol"))) is None
 
 
 def test_resuming_goes_past_the_step_that_waited_and_back_into_the_step_that_was_held() -> None:

@@ -76,7 +76,11 @@ STEPS = "spec.environments.production.strategy.canary"
         ("[roc_auc], crit", "[wit], crit", f'{STEPS}.steps[1].analysis: metrics[0]: unknown metric "wit"; known are'),
         ("version.signature ==", "version.age <", "spec.gates[2]: policy: this expression is not yet supported"),
         ("metric: roc_auc, maxDrop: 0.01", "metric: brier, floor: 0.1", "spec.gates[1]: floor needs a metric where"),
-        ("canary:", "blueGreen:", "spec.environments.production.strategy: blueGreen is not yet supported, use canary"),
+        (
+            "canary:",
+            "blueGreen:",
+            "spec.environments.production.strategy.blueGreen: a blueGreen sets no weight: promote",
+        ),
         ("canary:", "canery:", 'spec.environments.production.strategy: unknown strategy "canery", did you mean'),
         ("canary:", "shadow:", "spec.environments.production.strategy.shadow: a shadow sets no weight"),
         ("- promote: {}", "- pause: {}", f"{STEPS}: steps must contain promote: without it a release never ends"),
@@ -122,6 +126,43 @@ STEPS = "spec.environments.production.strategy.canary"
             "      guardrails:",
             "      freeze: [{startsAt: 0001-01-01T00:00:00+09:00, endsAt: 2026-01-02, reason: x}]\n      guardrails:",
             "spec.environments.production.freeze[0]: startsAt must be a time such as 2026-03-01T00:00:00Z",
+        ),
+        *(
+            (
+                "      guardrails:",
+                f"      freeze: [{{{freeze}, reason: x}}]\n      guardrails:",
+                f"production.freeze[0]: {said}",
+            )
+            for freeze, said in (
+                ("cron: 0 16 * * FRI", "needs either startsAt and endsAt, or cron and duration"),
+                ("cron: 0 16 * *, duration: 1d", "cron: needs five fields (minute hour day month weekday), got 4"),
+                ("cron: 0 25 * * FRI, duration: 1d", "cron: hour must lie within 0..23, in rising order, got '25'"),
+                ("cron: 0 16 * * FRI, duration: 40d", "duration must be at most 31d; write startsAt and endsAt"),
+                (
+                    "cron: 0 1 * * *, duration: 1h, timeZone: Mars/Base",
+                    "timeZone: no time zone 'Mars/Base' on this machine",
+                ),
+            )
+        ),
+        (
+            "      guardrails:",
+            "      after: stagin\n      guardrails:",
+            "production: after names no environment of the model",
+        ),
+        (
+            "      guardrails:",
+            "      after: production\n      guardrails:",
+            "after goes in a circle: production → production",
+        ),
+        (
+            "      guardrails:",
+            "      approvals: {required: 1, roles: [approver, validator]}\n      guardrails:",
+            "production.approvals: required must be at least the number of roles",
+        ),
+        (
+            "      guardrails:",
+            "      approvals: {roles: [admin]}\n      guardrails:",
+            "production.approvals: roles[0] must be one of approver, validator, got",
         ),
         ("spec:\n", "status: {}\nspec:\n", "status is written by Steersman; take it out"),
     ],

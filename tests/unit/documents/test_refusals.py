@@ -56,8 +56,6 @@ SAID = [
     ("PairedGate.block", "block: 1d, margin", "block: 7d, margin", "spec.gates[0]: block 7d of a gate is not carried"),
     ("Mirror.maxDuration", "percent: 100", "maxDuration: 7d", f"{STEPS}[0].mirror: maxDuration of a mirror is not"),
     ("Analysis.mode", "mode: paired", "mode: split", f"{STEPS}[1].analysis: mode split is not carried out yet; use"),
-    ("Approval.role", "{count: 1}", "{role: admin}", f'{STEPS}[2].approval: role "admin" is not carried out yet; use'),
-    ("Approvals.roles", "[approver]", "[approver, admin]", "spec.environments.production.approvals: roles other than"),
     ("DriftMonitor.segments", "drift, window: 1d", "drift, segments: [a]", "spec.monitors[0]: segments is not carried"),
     (
         "PerformanceMonitor.segments",

@@ -128,7 +128,7 @@ def test_releases_and_incidents_named_by_their_id_are_guarded_by_their_workspace
 ) -> None:
     release = _release_of_theirs(parts)
     assert ask(app, "GET", f"/api/v1/releases/{release}", ours).status in (403, 404)
-    for decision in ("approve", "reject", "pause", "resume", "abort", "retry", "promote"):
+    for decision in ("approve", "withdraw", "reject", "pause", "resume", "abort", "retry", "promote"):
         answer = ask(
             app, "POST", f"/api/v1/releases/{release}/{decision}", ours, {"reason": "mine now", "because": "mine"}
         )

@@ -19,7 +19,11 @@ def release(arguments: argparse.Namespace) -> int:
     """Open a release; with --wait, stay until it is decided."""
     steersman = connect(arguments)
     answer = steersman.release(
-        arguments.model, arguments.version, environment=arguments.environment, because=arguments.because
+        arguments.model,
+        arguments.version,
+        environment=arguments.environment,
+        because=arguments.because,
+        hotfix=arguments.hotfix,
     )
     return _followed(steersman, answer, arguments)
 
@@ -38,7 +42,7 @@ def releases(arguments: argparse.Namespace) -> int:
 
 
 def decide(arguments: argparse.Namespace) -> int:
-    """Approve, reject, pause, resume, abort, retry or promote."""
+    """Approve, withdraw, reject, pause, resume, abort or retry."""
     steersman = connect(arguments)
     answer: Json = getattr(steersman, arguments.command)(arguments.release, because=arguments.because)
     if arguments.wait is None or arguments.command == "pause":
@@ -47,8 +51,38 @@ def decide(arguments: argparse.Namespace) -> int:
     return _followed(steersman, answer, arguments)
 
 
+def promote(arguments: argparse.Namespace) -> int:
+    """Go on past the step it stands at, or with --full past all analyses and pauses."""
+    steersman = connect(arguments)
+    answer = steersman.promote(arguments.release, because=arguments.because, full=arguments.full)
+    return _followed(steersman, answer, arguments)
+
+
+def waive(arguments: argparse.Namespace) -> int:
+    """Let one version skip a step, or the environment before."""
+    waiver = connect(arguments).waive(
+        arguments.model,
+        arguments.version,
+        skip=arguments.skip,
+        environment=arguments.environment,
+        because=arguments.because,
+        expires=arguments.expires,
+    )
+    show(waiver, arguments.output)
+    used = waiver.get("used_by")
+    then = (
+        f"steersman releases {used}"
+        if used
+        else (
+            f"steersman release {arguments.model} {arguments.version} --environment {arguments.environment} --because …"
+        )
+    )
+    say(f"next: {then}", arguments.output)
+    return EXIT_DONE
+
+
 def rollback(arguments: argparse.Namespace) -> int:
-    """Bring the previous promoted version back."""
+    """Bring back what answered before."""
     steersman = connect(arguments)
     answer = steersman.rollback(arguments.model, environment=arguments.environment, because=arguments.because)
     return _followed(steersman, answer, arguments)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from steersman.console.views.entries import EntryView, entry_view, visible
 from steersman.console.views.verdicts import Evidence, VerdictView, evidence, verdict_view
 from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of, verdict_data
+from steersman.decide.steering import approval_step
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import NotFound
@@ -81,7 +82,7 @@ def release_page(tx: Transaction, access: Access, documents: Documents, release_
         previous=next((r for r in siblings if release.previous and r.id == release.previous.release), None),
         next=next((r for r in siblings if r.number == release.number + 1), None),
         before=next((r for r in siblings if r.number == release.number - 1), None),
-        actions=_actions(release, access, policy, required),
+        actions=_actions(release, access, policy, required) | _second_thoughts(tx, release, access),
     )
 
 
@@ -203,6 +204,21 @@ def _in_part(block: PairBlock, release: Release, part: str) -> bool:
         ends = release.closed_at
         return promoted is not None and block.block >= promoted.replace(hour=0) and (ends is None or block.block < ends)
     return promoted is None or block.block < promoted.replace(hour=0)
+
+
+def _second_thoughts(tx: Transaction, release: Release, access: Access) -> frozenset[str]:
+    """What takes something back: one's own approval, or the end of a release that did not make it."""
+    found = set()
+    mine = any(
+        a.actor == access.principal.actor and a.withdrawn is None and a.step == approval_step(release)
+        for a in tx.approvals(release.id)
+    )
+    if mine and release.active and access.allows(Permission.RELEASE_APPROVE, release.workspace):
+        found.add("withdraw")
+    again = release.completion in (Completion.ABORTED, Completion.SUPERSEDED, Completion.ROLLED_BACK)
+    if again and release.opened is not Opened.ROLLBACK and access.allows(Permission.RELEASE_CONTROL, release.workspace):
+        found.add("retry")
+    return frozenset(found)
 
 
 def _actions(release: Release, access: Access, policy: spec.EnvironmentPolicy, required: int) -> frozenset[str]:

@@ -92,11 +92,19 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
         return self.on_inconclusive or OnInconclusive.PAUSE
 
 
+class ApproverRole(StrEnum):
+    """Roles whose members may agree to a release."""
+
+    APPROVER = "approver"
+    """Agrees for those who answer for the model."""
+    VALIDATOR = "validator"
+    """Agrees as a second line of its own: model risk, validation, compliance."""
+
+
 class Approval(Part, frozen=True, kw_only=True, tag_field="step", tag="approval"):
     """Wait until people with this role agree, other than the one who opened the release."""
 
-    role: Name = "approver"
-    """Another role is refused in this version."""
+    role: ApproverRole = ApproverRole.APPROVER
     count: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
 
 
@@ -138,7 +146,19 @@ class AllAtOnce(Part, frozen=True, kw_only=True, tag_field="strategy", tag="allA
     steps: Steps = (SetWeight(weight_pct=100), Promote())
 
 
-Strategy = Canary | Shadow | AllAtOnce
+class BlueGreen(Part, frozen=True, kw_only=True, tag_field="strategy", tag="blueGreen"):
+    """Run the candidate at full capacity beside the stable version, judge it there, then switch all traffic at once.
+
+    Its steps set no weight: `promote` is the switch. The replaced version keeps running at full capacity for `warmFor`.
+    """
+
+    steps: Steps
+    warm_for: Duration = timedelta(hours=1)
+    """Time after the switch in which the replaced version stays as it was, so that going back takes seconds; the release
+    is not finished before. `serving.keepWarm` may keep it longer."""
+
+
+Strategy = Canary | BlueGreen | Shadow | AllAtOnce
 
 
 class GuardrailName(StrEnum):
@@ -181,8 +201,9 @@ class Approvals(Part, frozen=True, kw_only=True):
     """Who must agree before a release of this environment starts."""
 
     required: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
-    roles: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=10)] = ("approver",)
-    """Other roles are refused in this version."""
+    """People in all, never the author; tiers 2 and 3 demand at least one and two."""
+    roles: Annotated[tuple[ApproverRole, ...], msgspec.Meta(min_length=1, max_length=10)] = (ApproverRole.APPROVER,)
+    """Each role named here must be held by a person of their own among those who agreed."""
     expires: Duration = timedelta(days=7)
     """An approval older than this when the release would go on no longer counts."""
 
@@ -196,10 +217,19 @@ class Concurrency(StrEnum):
 
 
 class Freeze(Part, frozen=True, kw_only=True):
-    """A period in which no release starts or goes on. It never stops a rollback."""
+    """A period in which no release starts or goes on. It never stops a rollback, and a hotfix passes it.
 
-    starts_at: datetime
-    ends_at: datetime
+    Either once, from `startsAt` to `endsAt`, or again and again: from each moment `cron` names, for `duration`.
+    """
+
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    cron: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    """Minute, hour, day of month, month, day of week, as in a crontab: `0 16 * * FRI`."""
+    duration: Duration | None = None
+    """How long each such period lasts; at most 31 days."""
+    time_zone: Annotated[str, msgspec.Meta(max_length=60)] = "UTC"
+    """Whose clock `cron` reads, such as `Europe/Berlin`."""
     reason: Text
 
 
@@ -209,8 +239,12 @@ class EnvironmentPolicy(Part, frozen=True, kw_only=True):
     strategy: Strategy = AllAtOnce()
     guardrails: Annotated[tuple[Guardrail, ...], msgspec.Meta(max_length=20)] = ()
     approvals: Approvals | None = None
+    after: Name | None = None
+    """The environment the same digest must have been promoted in before, its bake and label horizon passed."""
     concurrency: Concurrency = Concurrency.QUEUE
     progress_deadline: Duration = timedelta(minutes=30)
     """Time the world may take to bring about what a step asks for (workers ready, a route applied, gates evaluated) before
     the release is given up. Waits that a step declares, people, queues and freezes do not count."""
     freeze: Annotated[tuple[Freeze, ...], msgspec.Meta(max_length=100)] = ()
+    rollback_period: Duration | None = None
+    """How long after it was replaced a version may be brought back without gates and steps; without it, always."""
