@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from steersman.domain.errors import Unavailable
-from steersman.domain.operation import OperationKind
+from steersman.domain.operation import Operation, OperationKind
 from steersman.loop.executor import Executor, Reached
 from steersman.loop.keeping import Keeping
 from steersman.loop.measuring import Measuring
@@ -128,7 +128,8 @@ class Control:
         """
         deadline = time.monotonic() + SETTLE_S
         with self._settling:
-            self._effects(deadline, collect_trainings=True)
+            now = self._world.clock.now()
+            self._effects(deadline, lambda operation: operation.at < now)
             try:
                 self._world.log.flush()
             except LogError as error:
@@ -139,18 +140,17 @@ class Control:
                 moved = self._measuring.look()
                 moved = self._watching.turn() or moved
                 moved = self.reconciler.turn() or moved
-                moved = self._effects(deadline, collect_trainings=False) or moved
+                moved = self._effects(deadline, lambda operation: not _goes_on(operation, now)) or moved
             try:
                 self._keeping.turn()  # last: what this point is decided on may be a day from its end
             except LogError as error:
                 raise Unavailable(f"the inference log could not be cleared of old rows: {error}") from error
 
-    def _effects(self, deadline: float, *, collect_trainings: bool) -> bool:
-        """Carry every open operation to its end; trainings asked for at this very point go on beside the next one."""
+    def _effects(self, deadline: float, wanted: Callable[[Operation], bool]) -> bool:
+        """Carry every wanted open operation to its end."""
         moved = False
-        before: datetime | None = None if collect_trainings else self._world.clock.now()
-        while self._open(before):
-            turned = self.executor.turn(training_before=before)
+        while any(wanted(operation) for operation in self.executor.open()):
+            turned = self.executor.turn(wanted)
             moved = moved or turned
             if time.monotonic() > deadline:
                 raise Unavailable(f"effects did not end within {SETTLE_S:.0f} s of wall time")
@@ -158,6 +158,8 @@ class Control:
                 time.sleep(POLL_S)
         return moved
 
-    def _open(self, training_before: datetime | None) -> bool:
-        with self._world.store.read() as tx:
-            return any(not self.executor.leaves(operation, training_before) for operation in tx.open_operations())
+
+def _goes_on(operation: Operation, now: datetime) -> bool:
+    """True for a training begun at this very point: it is collected at the next one, however fast the machine is, and
+    also where this point is settled a second time after a crash."""
+    return operation.kind is OperationKind.TRAIN and operation.begun and operation.at >= now

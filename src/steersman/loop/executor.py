@@ -6,10 +6,10 @@ key. What an operation *means* stands in `loop.effects`, one function a kind; he
 and recorded.
 """
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -42,15 +42,11 @@ class Executor:
         self._reached = reached
         self._claims: dict[str, Operation] = {}
 
-    def turn(self, *, training_before: datetime | None = None) -> bool:
-        """Try every open operation once, in the order they were asked for; True if any moved.
-
-        `training_before`: leave alone trainings asked for at or after this event time (a replay collects a training at
-        a settled point of event time, so that its result does not depend on the machine's speed).
-        """
+    def turn(self, wanted: Callable[[Operation], bool] = lambda _operation: True) -> bool:
+        """Try every wanted open operation once, in the order they were asked for; True if any moved."""
         moved = False
         for operation in self.open():
-            if not self.leaves(operation, training_before):
+            if wanted(operation):
                 moved = self.attempt(operation) or moved
         return moved
 
@@ -59,12 +55,6 @@ class Executor:
         wanted = frozenset(kinds)
         with self._world.store.read() as tx:
             return [operation for operation in tx.open_operations() if operation.kind in wanted]
-
-    @staticmethod
-    def leaves(operation: Operation, training_before: datetime | None) -> bool:
-        """True for a training that was started at or after `training_before` and may go on by itself."""
-        young = training_before is not None and operation.at >= training_before
-        return young and operation.kind is OperationKind.TRAIN and operation.state is OperationState.RUNNING
 
     def attempt(self, operation: Operation) -> bool:
         """Claim one operation and make its effect; True if that moved anything. Never two of one operation at once."""
@@ -80,6 +70,7 @@ class Executor:
             return self._failed(claimed, error)
         self._reached(f"{claimed.kind}:after")
         if ended is None:
+            self._goes_on(claimed)
             return operation.state is not OperationState.RUNNING
         self._claims.pop(claimed.id, None)
         self._succeeded(claimed, ended)
@@ -99,6 +90,15 @@ class Executor:
         if claimed is not None:
             self._claims[operation.id] = claimed
         return claimed
+
+    def _goes_on(self, claimed: Operation) -> None:
+        """Note, once, that the effect was begun."""
+        if claimed.begun:
+            return
+        begun = msgspec.structs.replace(claimed, begun=True)
+        with contextlib.suppress(Stale), self._world.store.write() as tx:
+            tx.save_operation(begun)
+            self._claims[claimed.id] = begun
 
     def renew(self, operation: Operation) -> None:
         """Keep the lease of an operation whose effect goes on in another thread; nothing when it ended or was taken over."""
