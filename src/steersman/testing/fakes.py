@@ -196,7 +196,8 @@ class FakeTraffic:
     """The inference log of a made-up world: `rows` requests a day whose labels come true a day later.
 
     Each version's score is the true signal plus noise; `quality` says how much signal. Everything is a pure function of
-    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs.
+    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs; each of the
+    `corrections` of labels changes one in twenty of them, also of days that were looked at already.
     """
 
     quality: Quality = lambda _digest, _day: 1.0
@@ -204,6 +205,7 @@ class FakeTraffic:
     errors: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
+    corrections: int = 0
     router: FakeRouter | None = None
     expired: dict[str, date] = field(default_factory=dict)
     erased: list[str] = field(default_factory=list)
@@ -212,7 +214,10 @@ class FakeTraffic:
         return
 
     def labels(self, day: datetime) -> Any:
-        return (np.random.default_rng(int(day.timestamp())).random(self.rows) < 0.25).astype(float)
+        labels = (np.random.default_rng(int(day.timestamp())).random(self.rows) < 0.25).astype(float)
+        for correction in range(self.corrections):
+            labels[correction % 20 :: 20] = 1 - labels[correction % 20 :: 20]
+        return labels
 
     def scores(self, digest: str, day: datetime) -> Any:
         labels = self.labels(day)
