@@ -102,10 +102,14 @@ class Capacity:
         for (place, digest), replicas in look.versions().items():
             plan = wanted.get((place, digest))
             keep = plan.replicas_max if plan else 0
-            if place in unclear or not replicas[keep:] or any(r.address in named for r in replicas[keep:] if r.address):
+            if place in unclear or not replicas[keep:]:
                 continue
+            answers = any(replica.address in named for replica in replicas[keep:] if replica.address)
             with self._world.store.write() as tx:
-                moved = self._stop(tx, place, digest, replicas, keep=keep) or moved
+                if is_beside(tx, place, digest, replicas) and policy_of(tx, place) is not spec.ManualChanges.CORRECT:
+                    moved = self._note(tx, place, digest, replicas, keep=keep) or moved
+                elif not answers:
+                    moved = self._stop(tx, place, digest, replicas, keep=keep) or moved
         return moved
 
     def _stop(
@@ -116,16 +120,13 @@ class Capacity:
         if earlier and not earlier[-1].state.ended:
             return False
         workspace, model, environment = place
-        beside = is_beside(tx, place, digest, replicas)
-        if beside and policy_of(tx, place) is not spec.ManualChanges.CORRECT:
-            return self._note(tx, place, digest, replicas, keep=keep)
         args = {"workspace": workspace, "model": model, "environment": environment, "digest": digest}
         if keep:
             args["keep"] = keep  # type: ignore[assignment]  # args are plain JSON
         intent = Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.STOP, args=args)
         if not ask(tx, intent, at=self._world.clock.now()):
             return False
-        if beside:
+        if is_beside(tx, place, digest, replicas):
             self._record(tx, place, digest, replicas, keep=keep, done="stopped")
         return True
 

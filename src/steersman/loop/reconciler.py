@@ -21,7 +21,7 @@ from steersman.domain import spec
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import IncidentState
 from steersman.domain.operation import Intent, OperationKind, OperationState
-from steersman.domain.release import Phase, Release
+from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.traffic import Traffic
 from steersman.domain.version import Version
 from steersman.loop.asking import ask
@@ -301,8 +301,10 @@ class Reconciler:
         return Seen(in_effect=ready and applied, drained=needed or not running, broken=broken)
 
     def _gates_wanted(self, tx: Transaction, facts: Facts, look: Look) -> Intent | None:
-        """Gates need both versions running; they are asked for once per release."""
+        """Gates need both versions running; they are asked for once per release. A rollback passed them before."""
         release = facts.release
+        if release.opened is Opened.ROLLBACK:
+            return None
         if release.phase is not Phase.PENDING or facts.gates is not None or not facts.gates_declared:
             return None
         if facts.waits_for is not None or facts.gates_broken is not None or compares_with_another(facts):
