@@ -5,6 +5,7 @@ configuration in effect names it, and a version that is wanted again before its 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -115,20 +116,24 @@ class Capacity:
     def _stop(
         self, tx: Transaction, place: Place, digest: str, replicas: Sequence[RunningReplica], *, keep: int
     ) -> bool:
+        if not self.ask_stop(tx, place, digest, keep=keep):
+            return False
+        if is_beside(tx, place, digest, replicas):
+            self._record(tx, place, digest, replicas, keep=keep, done="stopped")
+        return True
+
+    def ask_stop(self, tx: Transaction, place: Place, digest: str, *, keep: int = 0) -> bool:
+        """Ask for a version's replicas to be stopped, but the first `keep`; False while an earlier stop is open."""
         prefix = _stop_key(place, digest)
         earlier = tx.operations_like(prefix)
         if earlier and not earlier[-1].state.ended:
             return False
         workspace, model, environment = place
-        args = {"workspace": workspace, "model": model, "environment": environment, "digest": digest}
+        args: dict[str, Any] = {"workspace": workspace, "model": model, "environment": environment, "digest": digest}
         if keep:
-            args["keep"] = keep  # type: ignore[assignment]  # args are plain JSON
+            args["keep"] = keep
         intent = Intent(key=f"{prefix}{len(earlier) + 1}", kind=OperationKind.STOP, args=args)
-        if not ask(tx, intent, at=self._world.clock.now()):
-            return False
-        if is_beside(tx, place, digest, replicas):
-            self._record(tx, place, digest, replicas, keep=keep, done="stopped")
-        return True
+        return ask(tx, intent, at=self._world.clock.now())
 
     def _note(
         self, tx: Transaction, place: Place, digest: str, replicas: Sequence[RunningReplica], *, keep: int
