@@ -85,6 +85,7 @@ class Rehearsal:
         self._installed = installed
         self._callers = [Caller(installed, number) for number in range(callers)]
         self._next = 0
+        self._busy = 1
 
     @property
     def requests(self) -> int:
@@ -106,10 +107,9 @@ class Rehearsal:
             "metadata": {"name": "rows"},
             "spec": {"uri": str(holdout), "timeColumn": "at", "labelColumn": "late"},
         }
-        for number in (1, 2):
-            self._installed.register_stump(BUSY, number, low=number / 10)
+        self._installed.register_stump(BUSY, self._busy, low=0.1)
         self._installed.client.apply([dataset, _model(BUSY, _to_the_end(), gated=True)])
-        self._promote(BUSY, 1)
+        self._promote(BUSY, self._busy)
         for _ in range(2):
             self._installed.client.apply([_model(MODEL, _to_the_end())])
             self._promote(MODEL, self._register())
@@ -146,8 +146,10 @@ class Rehearsal:
         if self._gate_running():
             return
         client = self._installed.client
-        client.register(BUSY, 2)
-        client.release(BUSY, 2, because="keeps the control server busy")
+        self._busy += 1
+        self._installed.register_stump(BUSY, self._busy, low=self._busy / 1000)
+        client.register(BUSY, self._busy)
+        client.release(BUSY, self._busy, because="keeps the control server busy")
         self._installed.wait_for(self._gate_running, "the other model's gates are being evaluated", 120.0)
 
     def _gate_running(self) -> bool:
