@@ -121,7 +121,8 @@ class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
     """One copy of a version as its target sees it now. `cpu_s` and `memory_mb_peak` are of the process, wall time.
 
     `sandbox` names the wall between its model file and the machine's other files, such as `landlock/4`; `none` says that
-    the kernel offers none, None that nothing is known (it is not ready yet).
+    the kernel offers none, None that nothing is known (it is not ready yet). `ready_after_s` is what it took from the start of
+    the process to being ready, which is what a cold rollback takes.
     """
 
     id: str
@@ -135,6 +136,7 @@ class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float = 0.0
     memory_mb_peak: float = 0.0
     sandbox: str | None = None
+    ready_after_s: float | None = None
 
 
 class TargetError(Exception):
@@ -314,12 +316,48 @@ class Notifier(Protocol):
 # --- Inference log: what was asked, answered and turned out true ----------------------------------------------------
 
 
-class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
-    """Events both versions answered, with the label known by then; float64 arrays of one length, in event order."""
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version made of requests, as arrays in their order.
 
-    reference: Any
-    compared: Any
+    `scores` and `latency_ms` are NaN where it gave no answer, `failed` says where it answered 500 or above, `measured` holds
+    the declared metrics of each row (name → float64, NaN where one has no value). A metric that could not be evaluated at
+    all is missing there.
+    """
+
+    scores: Any
+    failed: Any
+    latency_ms: Any
+    measured: Mapping[str, Any] = {}
+
+
+class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Events that met both versions, in order of time and id. All arrays have one length.
+
+    `labels` is NaN where none had arrived; `slices` maps each column asked for to its values as text. A column that the
+    log does not have is missing there.
+    """
+
+    events: Sequence[str]
     labels: Any
+    reference: Answers
+    compared: Answers
+    slices: Mapping[str, Any] = {}
+
+
+class SplitRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Events that one of two versions answered, by lot, in order of time and id. All arrays have one length.
+
+    `units` is what was drawn (the entity where the model is sticky, else the event); `candidate` says who was drawn and
+    `probability` how likely the candidate was then, strictly within (0, 1). Labels and slices are as in pairs.
+    """
+
+    events: Sequence[str]
+    units: Sequence[str]
+    candidate: Any
+    probability: Any
+    labels: Any
+    answers: Answers
+    slices: Mapping[str, Any] = {}
 
 
 class AnsweredRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -371,8 +409,38 @@ class InferenceLog(Protocol):
         as_of: datetime,
         reference: str,
         compared: str,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
     ) -> PairedRows:
-        """Events of the span answered by both digests whose label had arrived by `as_of`."""
+        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`.
+
+        `slices` are input columns; `measures` are declared metrics, name → SQL expression over a row.
+        """
+        ...
+
+    def split(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+        drawn_since: datetime,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
+    ) -> SplitRows:
+        """Events of the span that the router gave to one of the digests by lot (variants stable and candidate).
+
+        A unit counts where it was first drawn, at `drawn_since` or later: one drawn before `since` is left out.
+        """
+        ...
+
+    def refuse_measure(self, expression: str) -> str | None:
+        """Why an SQL expression is no number of one row; None where it is one."""
         ...
 
     def answered(

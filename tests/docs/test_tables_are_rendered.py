@@ -11,6 +11,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from steersman.cli import reports
 from steersman.dataplane import metrics
+from steersman.decide.explaining import REASONS, Circumstances, Judged, explain
 from steersman.domain import spec
 from steersman.domain.access import HUMAN_ONLY, PERMISSIONS, ROLE_PERMISSIONS, Role
 from steersman.domain.events import ACTIONS
-from steersman.domain.release import COMPLETIONS, PHASES, TRANSITIONS, Phase
+from steersman.domain.release import COMPLETIONS, PHASES, TRANSITIONS, Arm, Opened, Phase, Release
 from steersman.domain.schema import json_schema
 from steersman.domain.verdicts import Outcome
 
@@ -81,6 +84,57 @@ def permissions() -> str:
         held = ("yes" if permission in ROLE_PERMISSIONS[role] else "" for role in Role)
         rows.append((f"`{permission}`{mark}", said, *held))
     return table(("permission", "allows to", *map(str, Role)), rows)
+
+
+def reasons() -> str:
+    """How a release may stand, what that means and what is typed next; places in braces stand for its own names."""
+
+    def readable(text: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: NAMED[found[1]], text)
+
+    rows = (
+        (
+            f"**{reason}**",
+            readable(f"{row.means} {row.advice}"),
+            "; ".join(f"`{readable(choice.command)}` {readable(choice.does)}" for choice in row.choices),
+        )
+        for reason, row in REASONS.items()
+    )
+    return table(("reason", "what it means and what to do", "what may come next"), rows)
+
+
+NAMED = {
+    "release": "RELEASE", "model": "MODEL", "place": "", "environment": "the environment", "version": "*N*",
+    "previous": "the version before", "step": "that it stands at", "waits_for": "*M*", "frozen": "*the reason of the freeze*",
+    "lacking": "*some* approvals", "roles": "the role *R*", "ends_at": "*a time*",
+    "traffic": "the share of requests it answers stays as it is", "fallback": "the version before answers",
+}  # fmt: skip
+"""What stands in the table for what differs from release to release."""
+
+
+def standing() -> str:
+    """A release that waits for a person, as the command line prints it."""
+    asks = spec.Analysis(metrics=("roc_auc",), max_duration=timedelta(days=14))
+    at = datetime(2013, 12, 4, 6, tzinfo=UTC)
+    waits = Release(
+        id="rel-01a20935-4273-7a02-b659-b1c5b3ab13d6", workspace="ops", model="flight-delay", environment="production",
+        number=12, version=11, digest="sha256:b", previous=Arm(release="rel-1", version=10, digest="sha256:a"),
+        document="sha256:d", phase=Phase.PAUSED, step=1, step_started_at=at, entered=True, opened=Opened.COMMAND,
+        opened_at=at, opened_by="ada", resumes=Phase.PROGRESSING,
+        because="undecided after 14 d (roc_auc: harm +0.0133 [-0.0021, +0.0287], straddling the margin 0.02, 12 days); "
+        "onInconclusive is pause",
+    )  # fmt: skip
+    judged = Judged(kind="analysis", step=1, name="roc_auc", outcome=Outcome.INCONCLUSIVE)
+    told = explain(Circumstances(release=waits, step=asks, judged=(judged,)))
+    place = {
+        "live": 10, "since": None, "release": waits.id, "release_number": 12, "release_version": 11, "phase": "Paused",
+        "look_at": {
+            "id": waits.id, "number": 12, "version": 11, "state": "Paused", "because": waits.because,
+            "standing": msgspec.to_builtins(told),
+        },
+    }  # fmt: skip
+    said = reports.models([{"workspace": "ops", "name": "flight-delay", "environments": {"production": place}}])
+    return f"```text\n{said.partition(chr(10) * 2)[2]}\n```"
 
 
 def all_metrics() -> str:
@@ -156,6 +210,8 @@ def _kind(what: dict[str, Any]) -> str:
         return "a metric" if "roc_auc" in what["enum"] else f"one of {code(what['enum'])}"
     if "5m" in what.get("examples", []):
         return "duration"
+    if "agreement" in what.get("examples", []):
+        return "a metric, of ours or declared"
     if what.get("format") == "date-time":
         return "time, RFC 3339"
     if what.get("type") == "object":
@@ -177,6 +233,8 @@ RENDERED: dict[str, tuple[str, Callable[[], str]]] = {
     "completions": ("releases.md", completions),
     "steps": ("releases.md", steps),
     "outcomes": ("releases.md", outcomes),
+    "standing": ("howto/read-a-verdict.md", standing),
+    "reasons": ("howto/read-a-verdict.md", reasons),
     "events": ("events.md", events),
     "permissions": ("permissions.md", permissions),
     "fields": ("documents.md", fields),
@@ -198,7 +256,11 @@ def test_a_rendered_table_says_what_the_code_says(name: str) -> None:
 
 
 def test_every_marked_place_is_rendered() -> None:
-    marked = {(p.name, n) for p in DOCS.rglob("*.md") for n in re.findall(r"<!-- begin (\w+) -->", p.read_text())}
+    marked = {
+        (str(p.relative_to(DOCS)), n)
+        for p in DOCS.rglob("*.md")
+        for n in re.findall(r"<!-- begin (\w+) -->", p.read_text())
+    }
     assert marked == {(page, name) for name, (page, _) in RENDERED.items()}
 
 

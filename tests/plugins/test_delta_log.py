@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from steersman.plugins.tables.delta import DeltaInferenceLog
-from steersman.ports import InferenceLog, LogError
+from steersman.ports import InferenceLog, LogError, SplitRows
 from steersman.testing.log import PLACE, Written
 
 
@@ -46,18 +48,94 @@ def test_labels_count_from_the_moment_they_arrived_and_the_latest_by_then_holds(
     assert known(day(3)) == [1.0, None]
 
 
-def test_pairs_are_events_both_versions_answered_with_a_label_by_then(written: Written) -> None:
+def test_pairs_are_events_both_versions_were_asked_and_a_failure_is_part_of_them(written: Written) -> None:
     written.predict(["e1", "e2", "e3"], day(0), [0.1, 0.2, 0.3])
     written.predict(["e2", "e1"], day(0), [0.8, 0.9], digest="b", variant="shadow")
     written.predict(["e3"], day(0), [0.0], digest="b", variant="shadow", status=500)
-    for event_id in ("e1", "e2", "e3"):
+    written.predict(["e4"], day(0), [0.4])
+    for event_id in ("e1", "e2", "e3", "e4"):
         written.label(event_id, 1.0, day(1))
     written.commit()
     pairs = written.log.paired(*PLACE, since=day(0), until=day(1), as_of=day(2), reference="a", compared="b")
-    assert (pairs.reference.tolist(), pairs.compared.tolist()) == ([0.1, 0.2], [0.9, 0.8])
-    assert pairs.labels.tolist() == [1.0, 1.0]
+    assert pairs.events == ["e1", "e2", "e3"]
+    assert pairs.reference.scores.tolist() == [0.1, 0.2, 0.3]
+    assert pairs.compared.scores.tolist() == pytest.approx([0.9, 0.8, math.nan], nan_ok=True)
+    assert (pairs.reference.failed.tolist(), pairs.compared.failed.tolist()) == ([False] * 3, [False, False, True])
+    assert pairs.labels.tolist() == [1.0, 1.0, 1.0]
     early = written.log.paired(*PLACE, since=day(0), until=day(1), as_of=day(0, 5), reference="a", compared="b")
-    assert len(early.labels) == 0
+    assert np.isnan(early.labels).all()
+
+
+def drawn(written: Written, ids: list[str], number: float, share: float, **more: Any) -> None:
+    """Rows of a split in which the candidate has this share; `digest="b"` is the candidate's own."""
+    candidate = more.get("digest") == "b"
+    chance = share if candidate else 1.0 - share
+    variant = "candidate" if candidate else "stable"
+    written.predict(
+        ids, day(0, number), more.pop("scores", [0.5] * len(ids)), variant=variant, probability=chance, **more
+    )
+
+
+def split(written: Written, **more: Any) -> SplitRows:
+    span = {"since": day(0), "until": day(1), "as_of": day(3), "drawn_since": day(-5), **more}
+    return written.log.split(*PLACE, reference="a", compared="b", **span)
+
+
+def test_a_split_has_the_rows_that_were_drawn_each_with_the_candidates_probability(written: Written) -> None:
+    drawn(written, ["e1"], 1, 0.1)
+    drawn(written, ["e2"], 2, 0.1, digest="b", scores=[0.9])
+    written.predict(["copy"], day(0, 3), [0.4], digest="b", variant="shadow")
+    written.predict(["all of it"], day(0, 4), [0.4], probability=1.0)
+    written.label("e2", 1.0, day(1))
+    written.commit()
+    rows = split(written)
+    assert rows.events == ["e1", "e2"]
+    assert rows.candidate.tolist() == [False, True]
+    assert rows.probability.tolist() == [0.1, 0.1]
+    assert rows.labels.tolist() == pytest.approx([math.nan, 1.0], nan_ok=True)
+    assert rows.answers.scores.tolist() == [0.5, 0.9]
+
+
+def test_what_stable_answered_in_a_failed_candidates_place_counts_for_the_candidate(written: Written) -> None:
+    drawn(written, ["e1"], 1, 0.1, digest="b", status=503)
+    written.predict(["e1"], day(0, 1), [0.3], probability=None)
+    written.commit()
+    rows = split(written)
+    assert (rows.events, rows.candidate.tolist(), rows.answers.failed.tolist()) == (["e1"], [True], [True])
+    assert np.isnan(rows.answers.scores).all()
+
+
+def test_an_entity_counts_where_it_was_first_drawn_and_as_it_was_drawn_then(written: Written) -> None:
+    drawn(written, ["old"], -20, 0.1, who=["N1"])
+    drawn(written, ["again"], 1, 0.1, who=["N1"])
+    drawn(written, ["new"], 2, 0.1, who=["N2"])
+    drawn(written, ["twice"], 3, 0.1, who=["N2"])
+    drawn(written, ["ramped"], 4, 0.5, who=["N2"], digest="b")
+    written.commit()
+    rows = split(written)
+    assert (rows.events, rows.units) == (["new", "twice"], ["N2", "N2"])
+
+
+def test_declared_metrics_and_slices_are_read_from_the_rows_and_a_wrong_column_is_missing(written: Written) -> None:
+    written.predict(["e1", "e22"], day(0), [0.2, 0.4])
+    written.predict(["e1", "e22"], day(0), [0.9, 0.8], digest="b", variant="shadow")
+    written.label("e1", 1.0, day(1))
+    written.commit()
+    measures = {"cost": "CASE WHEN score >= 0.5 THEN x ELSE 0 END", "gap": "abs(score - label)", "lost": "score * y"}
+    pairs = written.log.paired(
+        *PLACE, since=day(0), until=day(1), as_of=day(2), reference="a", compared="b", slices=("origin", "none"),
+        measures=measures,
+    )  # fmt: skip
+    assert pairs.compared.measured["cost"].tolist() == [2.0, 3.0]
+    assert pairs.reference.measured["gap"].tolist() == pytest.approx([0.8, math.nan], nan_ok=True)
+    assert "lost" not in pairs.compared.measured
+    assert {name: values.tolist() for name, values in pairs.slices.items()} == {"origin": ["JFK", "JFK"]}
+
+
+def test_an_expression_polars_cannot_read_is_refused(written: Written) -> None:
+    assert written.log.refuse_measure("abs(score - label)") is None
+    assert "unable to parse" in str(written.log.refuse_measure("score +"))
+    assert written.log.refuse_measure("upper(score)") is not None
 
 
 def test_answers_are_what_callers_got_with_their_inputs(written: Written) -> None:

@@ -140,11 +140,12 @@ def test_a9_an_admin_issues_no_token_that_acts_as_another_person() -> None:
         identities.issue_token(subject="paul", kind=Kind.HUMAN, owner="ada", now=NOW, roles=(Role.ADMIN,))
 
 
-def test_a9_nobody_is_admin_and_approver_of_the_same_workspace() -> None:
+@pytest.mark.parametrize("agreeing", [Role.APPROVER, Role.VALIDATOR])
+def test_a9_nobody_is_admin_and_approver_of_the_same_workspace(agreeing: Role) -> None:
     _, identities = installation()
     for first, second in ((EVERY_WORKSPACE, "ops"), ("ops", EVERY_WORKSPACE), ("ops", "ops")):
-        grants = (Grant(role=Role.ADMIN, workspace=first), Grant(role=Role.APPROVER, workspace=second))
-        with pytest.raises(BadRequest, match="admin and approver"):
+        grants = (Grant(role=Role.ADMIN, workspace=first), Grant(role=agreeing, workspace=second))
+        with pytest.raises(BadRequest, match=f"admin and {agreeing}"):
             identities.set_user("eve", grants, NOW)
 
 

@@ -82,7 +82,8 @@ def test_copies_and_errors_take_no_label_and_a_copy_shares_its_events(written: W
     written.label_entity("N1", day(0, 2), 1.0, day(1))
     written.commit()
     pairs = written.log.paired(*PLACE, since=day(0), until=day(1), as_of=day(2), reference="a", compared="b")
-    assert (pairs.reference.tolist(), pairs.compared.tolist(), pairs.labels.tolist()) == ([0.1], [0.9], [1.0])
+    assert (pairs.reference.scores.tolist(), pairs.compared.scores.tolist()) == ([0.1], [0.9])
+    assert pairs.labels.tolist() == [1.0]
     assert known(written) == {"a": 1.0}
 
 

@@ -73,8 +73,9 @@ def test_promote_skips_the_waiting_but_not_the_order_of_things(story: Story) -> 
     assert story.told(since=chapter) == snapshot(
         [
             "03-01 release.resumed delay/production/2",
+            "03-01 release.step_skipped delay/production/2",
             "03-01 release.step_started delay/production/2",
-            "03-01 release.step_started delay/production/2",
+            "03-01 release.step_skipped delay/production/2",
             "03-01 release.step_started delay/production/2",
             "03-01 release.promoted delay/production/2",
             "03-01 release.completed delay/production/1",

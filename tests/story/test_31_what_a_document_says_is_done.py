@@ -138,7 +138,7 @@ def test_a_retraining_of_another_format_waits_for_a_person(story: Story) -> None
         "it is xgboost, production's is lightgbm, and algorithm is same"
     )
     with story.store.read() as tx:
-        assert release_status(tx, story.world_documents, waiting)["approvals_required"] == 1
+        assert release_status(tx, story.world_documents, waiting, now=story.clock.now())["approvals_required"] == 1
 
     story.commands.approve(waiting.id, actor="bob", because="we wanted to try the other one")
     story.control.settle()
@@ -244,7 +244,9 @@ def test_environments_are_shown_in_the_order_their_documents_give(story: Story) 
     document = {"apiVersion": "steersman/v1", "kind": "Environment", "metadata": {"name": "canaries"}}
     story.apply({**document, "spec": {"order": 25}}, model_document(environments=policies))
     with story.store.read() as tx:
-        line = model_line(tx, story.world_documents.model(tx, "default", "delay"))
+        line = model_line(
+            tx, story.world_documents, story.world_documents.model(tx, "default", "delay"), now=story.clock.now()
+        )
     assert list(line["environments"]) == ["dev", "canaries", "production"]
 
 

@@ -315,8 +315,8 @@ _ALL = (
                       choices=("list", "set", "disable", "login-code"), metavar="ACTION"),
             _argument("name", help="the person", nargs="?", metavar="NAME"),
             _argument("--role", help="set: viewer, operator, approver, validator or admin, for all workspaces or as "
-                      "ROLE@WORKSPACE; may be repeated, and replaces what the person had", action="append", default=[], dest="roles",
-                      metavar="ROLE"),
+                      "ROLE@WORKSPACE; may be repeated, and replaces what the person had", action="append", default=[],
+                      dest="roles", metavar="ROLE"),
         ),
         examples=("steersman user set maria --role viewer --role approver@ops", "steersman user login-code maria"),
     ),

@@ -6,6 +6,7 @@ answered, and `--output json` shows that answer whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +15,6 @@ from steersman.cli.output import NOTHING, lines, short, table, when
 Json = dict[str, Any]
 
 DEFAULT_WORKSPACE = "default"
-
-_UNDONE = ("Aborted", "Superseded", "RolledBack")
 
 
 def reference(workspace: str, name: str) -> str:
@@ -47,24 +46,41 @@ def _place(model: Json, environment: str, place: Json) -> Json:
 
 
 def _waiting(found: Iterable[Json]) -> list[str]:
+    """What a person should look at: releases that wait or did not make it, and places where nothing answers."""
     said = []
     for model in found:
         name = reference(model["workspace"], model["name"])
         for environment, place in model["environments"].items():
-            if place["release"] is not None and place["phase"] == "Paused":
-                said.append(f"\n{name} in {environment} waits for a person: {place['because']}")
-                said.append(f"next: steersman releases {place['release']}")
-            if place["live"] is None and place["release"] is None:
+            if (seen := place.get("look_at")) is not None:
+                verb = "waits for a person" if seen["state"] == "Paused" else f"ended as {seen['state']}"
+                said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {verb}")
+                said += _standing(seen)
+            elif place.get("held") and place["release"] is None:
+                said.append(f"\n{name} in {environment}: {place['held']}")
+            elif place["live"] is None and place["release"] is None:
                 said.append(f"\n{name} in {environment} has no version that answers")
                 said.append(f'next: steersman release {name} VERSION --because "first version"')
     return said
+
+
+def _standing(seen: Json) -> list[str]:
+    """Why a release stands where it stands, what that means, and each command that may come next with what it does."""
+    told = seen["standing"]
+    facts = {"reason": told["reason"], "because": seen["because"], "means": told["means"], "do": told["advice"]}
+    return [*lines(facts), *_next(told["choices"])]
+
+
+def _next(choices: Sequence[Json]) -> list[str]:
+    """Lines that can be pasted whole: what a command does stands behind it as the shell's comment."""
+    width = max((len(choice["command"]) for choice in choices), default=0)
+    return [f"next: {choice['command'].ljust(width)}  # {choice['does']}" for choice in choices]
 
 
 def model(found: Json) -> str:
     """One model: where it stands, its last releases, what is wrong."""
     name = reference(found["workspace"], found["name"])
     head = [f"{name}, {found['type']}, tier {found['tier']}, owner {found['owner'] or NOTHING}", ""]
-    body = [models([found])]
+    body = [models([found]), *_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
     if found["releases"]:
         rows = [_release_row(release) for release in reversed(found["releases"])]
         body += ["", "last releases:", _indented(table(rows))]
@@ -75,6 +91,25 @@ def model(found: Json) -> str:
         body += ["", f"challenger in {environment}: version {challenger['version']} since {when(challenger['since'])}"]
     body += [f"\nnote: {note}" for note in found.get("notes", ())]
     return "\n".join([*head, *body])
+
+
+def _standings(environments: dict[str, Json]) -> list[str]:
+    """What was asked for, what answers, and what is known to be good, where they are not one and the same."""
+    said = []
+    for environment, place in environments.items():
+        three = [place.get(name) for name in ("desired", "effective", "last_good")]
+        if len({*three}) > 1:
+            asked, answers, good = ("none" if number is None else f"version {number}" for number in three)
+            said.append(f"\n{environment}: asked for {asked}, answering {answers}, last good {good}")
+    return said
+
+
+def _open_waivers(waivers: Sequence[Json]) -> list[str]:
+    return [
+        f"\nwaiver of {w['actor']} until {when(w['expires_at'])}: version {w['version']} may skip {w['what']} on its way to "
+        f"{w['environment']}: {w['because']}"
+        for w in waivers
+    ]
 
 
 def _release_row(release: Json) -> Json:
@@ -103,18 +138,33 @@ def release(found: Json) -> str:
     }
     if found.get("incident"):
         facts["incident"] = found["incident"]
+    if found.get("hotfix"):
+        facts["hotfix"] = "yes: freezes do not hold it"
+    if (proved := found.get("proved")) is not None:
+        facts["proved"] = (
+            f"in {proved['environment']} by release {proved['number']}, until {when(proved['verified_at'])}"
+        )
+    for waived in found.get("waived", ()):
+        facts[f"step {waived['step']}"] = f"may be skipped, by {waived['actor']}: {waived['because']}"
     for moment in ("promoted_at", "degraded_at", "closed_at"):
         if found.get(moment):
             facts[moment.removesuffix("_at")] = when(found[moment])
+    told = found.get("standing")
+    if told is not None:
+        facts |= {"reason": told["reason"], "means": told["means"], "do": told["advice"]}
     body = lines(facts)
     if found.get("steps"):
         body += ["steps:", _indented(table(found["steps"], ("step", "what", "state")))]
     if found.get("verdicts"):
-        body += ["evidence:", _indented(evidence(found["verdicts"]))]
+        body += ["evidence:", _indented(verdicts(found["verdicts"]))]
     if found.get("approvals") or found.get("approvals_required"):
-        body += [f"approvals: {len(found['approvals'])} of {found['approvals_required']}"]
-        body += [f"  {a['actor']}, {when(a['at'])}: {a['because']}" for a in found["approvals"]]
-    return "\n".join([*body, *(f"next: {step}" for step in next_commands(found))])
+        body += [f"approvals: {_given(found)} of {found['approvals_required']}"]
+        body += [
+            f"  {a['actor']}, {when(a['at'])}: {a['because']}"
+            + (f" (counts no longer: {a['withdrawn']})" if a.get("withdrawn") else "")
+            for a in found["approvals"]
+        ]
+    return "\n".join([*body, *(_next(told["choices"]) if told else [f"next: steersman releases {found['id']}"])])
 
 
 def evidence(verdicts: Sequence[Json]) -> str:
@@ -131,27 +181,47 @@ def evidence(verdicts: Sequence[Json]) -> str:
     return table(rows)
 
 
-def next_commands(found: Json) -> list[str]:
-    """What a person is likely to do next with this release: one command, or a choice of two."""
-    name, known = reference(found["workspace"], found["model"]), found["id"]
-    phase, completion = found["phase"], found["completion"]
-    if completion in _UNDONE:
-        return [f'steersman retry {known} --because "…"', f"steersman history {name}"]
-    if completion is not None:
-        return [f"steersman history {name}"]
-    if phase == "Paused" and _waits_for_approval(found):
-        return [f'steersman approve {known} --because "…"', f'steersman reject {known} --because "…"']
-    if phase == "Paused":
-        return [f'steersman resume {known} --because "…"', f'steersman abort {known} --because "…"']
-    if phase == "Verifying":
-        return [f"steersman status {name}", f'steersman rollback {name} --because "…"']
-    return [f"steersman releases {known}"]
+def verdicts(found: Sequence[Json]) -> str:
+    """Every verdict with its numbers in a table, and below it the sentences, whole."""
+    rows = [_verdict_row(verdict) for verdict in found]
+    return "\n".join(
+        [
+            table(rows),
+            *dict.fromkeys(_said(verdict, str(row["what"])) for verdict, row in zip(found, rows, strict=True)),
+        ]
+    )
 
 
-def _waits_for_approval(found: Json) -> bool:
-    step = next((s["what"] for s in found.get("steps", ()) if s["state"] == "active"), "")
-    lacking = len(found.get("approvals", ())) < found.get("approvals_required", 0)
-    return not found.get("held") and ("approval" in str(step) or (found.get("resumes") == "Pending" and lacking))
+def _said(verdict: Json, what: str) -> str:
+    because = str(verdict["body"].get("because"))
+    head = verdict["kind"] if because.startswith(what) else f"{verdict['kind']} {what}"
+    method = verdict["body"].get("method")
+    return f"{head}: {because}" + (f" ({method})" if method else "")
+
+
+def _verdict_row(verdict: Json) -> Json:
+    body = verdict["body"]
+    bounds = [_signed(body.get(name)) for name in ("lower", "upper")]
+    return {
+        "at": verdict["at"],
+        "kind": verdict["kind"],
+        "what": body.get("name") or body.get("metric"),
+        "outcome": body.get("outcome"),
+        "estimate": None if body.get("estimate") is None else _signed(body["estimate"]),
+        "interval": None if bounds == [NOTHING, NOTHING] else f"{bounds[0]} to {bounds[1]}",
+        "limit": body.get("margin"),
+        "n": None if not body.get("n") else f"{body['n']} {body.get('n_unit') or ''}".strip(),
+        "still_needed": body.get("needed"),
+    }
+
+
+def _signed(value: Any) -> str:
+    """A number that may be kept as text, as in the ledger; always with its sign."""
+    return NOTHING if value is None else f"{float(value):+.4f}"
+
+
+def _given(found: Json) -> int:
+    return sum(not approval.get("withdrawn") for approval in found.get("approvals", ()))
 
 
 def history(found: Json, *, model: str, at: str | None, environment: str | None) -> str:
@@ -187,23 +257,103 @@ def _chapter(chapter: Json, *, at: str | None) -> str:
 
 def plan(found: Json) -> str:
     """What a release would go through, before anybody opens it."""
-    numbers = {
+    approvals = [f"{found['approvals_required']} before the first step"] if found["approvals_required"] else []
+    if approvals:
+        approvals = [f"{approvals[0]}, by {' or '.join(found['approvals_by'])}"]
+    facts = {
         "version": f"{found['version']}" + ("" if found["registered"] else ", not registered yet"),
         "replaces": None if found["replaces"] is None else f"version {found['replaces']}",
         "waits for": None if found["waits_for_release"] is None else f"release {found['waits_for_release']}",
+        "frozen": found["frozen"] or "no",
         "gates": "; ".join(_gate(gate) for gate in found["gates"]) or "none",
-        "steps": ", ".join(found["steps"]) or "none: all of the traffic at once",
-        "approvals": f"{found['approvals_required']} needed",
-        "traffic": (
-            "not measured yet"
-            if found["rows_a_window"] is None
-            else f"{found['rows_a_window']:.0f} rows a window, n = {found['windows_measured']} windows"
-        ),
-        "rollback": found["rollback"],
+        "steps": ", ".join(found["steps"]),
+        "approvals": "; ".join([*approvals, *found["approval_steps"]]) or "none",
+        "traffic": _traffic(found["traffic"]),
+        "rollback": _rollback(found["rollback"]),
     }
-    body = lines(numbers)
-    needed = [f"{e['step']}: at least {e['blocks_min']} blocks of {e['block_s'] / 3600:g} h" for e in found["evidence"]]
-    return "\n".join([*body, *(f"evidence: {text}" for text in needed)])
+    body = lines(facts)
+    if found["changes"]:
+        body += ["changes:", _indented(table(found["changes"], ("what", "from", "to"), keep_empty=True))]
+    if found["first"]:
+        body += ["evidence: none is asked for, nothing answers yet that it could be compared with"]
+    for one in found["evidence"]:
+        body += _forecast(one, found["when_undecided"])
+    body += _lasts(found["duration"])
+    place = "" if found["environment"] == "production" else f" --environment {found['environment']}"
+    name = reference(found["workspace"], found["model"])
+    return "\n".join([*body, f'next: steersman release {name} {found["version"]}{place} --because "…"'])
+
+
+def _traffic(told: Json) -> str:
+    if not told["windows"]:
+        return f"unknown: {told['unknown']}"
+    low, high = told["rows_between"]
+    covered = "labels: none had their time yet"
+    if told["coverage"] is not None:
+        covered = f"{100 * told['coverage']:.1f} % of them labelled (n = {told['windows_matured']} windows)"
+    rows = f"{told['rows_a_window']:.0f} requests in {_span(told['window_s'])} ({low} to {high}, n = {told['windows']} windows)"
+    return f"{rows}, {covered}"
+
+
+def _rollback(told: Json) -> str:
+    if not told["possible"]:
+        return "none: it would be the first version"
+    cold = "cold: how long a worker takes from start to ready is unknown, none runs that was measured"
+    if told["cold_start_s"] is not None:
+        n = told["replicas_measured"]
+        cold = f"cold: {told['cold_start_s']:g} s from start to ready, the slowest of {n} running worker(s)"
+    return f"warm until the next promotion: within 3 s; {cold}" if told["warm"] else cold
+
+
+def _forecast(one: Json, when_undecided: Json) -> list[str]:
+    """What an analysis or a bake asks for in one metric, and how it will probably come out."""
+    head = f"{one['step']}: {one['metric']}, margin {one['margin']:g}"
+    facts = {"evidence needed": f"at least {one['needed']} {one['unit']}"}
+    spread = one["spread"]
+    if spread is not None:
+        facts["spread of harm"] = f"{spread['sd']:.4g} (n = {spread['n']}, {spread['source']})"
+    if one["unknown"]:
+        facts["forecast"] = f"unknown: {one['unknown']}"
+    else:
+        facts["verdict"] = _decided(one)
+        facts["harmless promoted"] = _chance(one["promoted_harmless"])
+        facts["harmful caught"] = f"{_chance(one['caught_harmful'])}, when worse by {2 * one['margin']:g}"
+        facts["left undecided"] = _chance(one["undecided_harmless"])
+        facts["simulated"] = f"{one['runs']} releases each"
+    if one["step"] in when_undecided:
+        facts["if undecided"] = when_undecided[one["step"]]
+    return [head, *(f"  {line}" for text in lines(facts) for line in text.splitlines())]
+
+
+def _decided(one: Json) -> str:
+    low, high = (None if at is None else _iso_span(at) for at in one["decided_between"])
+    if one["decided_after"] is None:
+        return f"more than half of harmless candidates stay undecided within {one['blocks_max']} blocks"
+    between = f"{low or 'not'} to {high or 'not within its time'}"
+    return f"half of harmless candidates within {_iso_span(one['decided_after'])} of the step ({between})"
+
+
+def _chance(told: Json) -> str:
+    return f"{100 * told['value']:.0f} % ({100 * told['low']:.0f} to {100 * told['high']:.0f} %)"
+
+
+def _lasts(told: Json | None) -> list[str]:
+    if told is None:
+        return []
+    if told["unknown"]:
+        return [f"expected time: unknown: {told['unknown']}"]
+    return [f"expected time: promoted after {_span(told['to_promotion_s'])}, finished after {_span(told['to_end_s'])}"]
+
+
+def _span(seconds: float) -> str:
+    days = seconds / 86_400
+    return f"{days:g} d" if days >= 1 else f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds:g} s"
+
+
+def _iso_span(text: str) -> str:
+    """A duration as the API writes it (`P8D`, `PT36000S`)."""
+    found = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:([\d.]+)S)?)?", text)
+    return text if found is None else _span(86_400 * int(found[1] or 0) + float(found[2] or 0))
 
 
 def _gate(gate: Any) -> str:

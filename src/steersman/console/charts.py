@@ -4,7 +4,6 @@ Each is a `Chart`: a picture, its finding in one sentence, and its data as a tab
 picture is never the only way to learn what it says.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,17 +31,11 @@ from steersman.console.drawing import (
 )
 from steersman.console.views.report import ReplayReport
 from steersman.console.views.timeline import IncidentRow, ModelTimeline, Series, Span
-from steersman.console.views.verdicts import Evidence
 from steersman.domain.incident import Incident
 from steersman.domain.release import Release
 
 NARROW = 0.1
 """Share of the width below which a label would not fit on a telephone; there it is left out."""
-
-PARTS = {"analysis": "in the shadow", "bake": "in the bake", "recovery": "since the remedy was promoted"}
-
-TICKS_MAX = 6
-"""Labels under a chart that may share the page's width with another one."""
 
 TOO_NARROW = 0.03
 """Share of the width below which a label fits nowhere."""
@@ -59,7 +52,7 @@ class Chart:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def _axis(scale: ValueScale, height: int) -> Markup:
+def axis(scale: ValueScale, height: int) -> Markup:
     """Values beside the field, not over it."""
     labels = [
         element("text", wording.figure(value, scale.digits()), x=8, y=scale.at(value) + 4, class_="tick")
@@ -125,7 +118,7 @@ def _metric(view: ModelTimeline, series: Series, scale: TimeScale) -> Chart:
         name=f"{series.metric} per window",
         picture=drawn,
         finding=finding,
-        axis=_axis(values, height),
+        axis=axis(values, height),
         columns=("window", "version", series.metric, "mean of 7", "n", "n of 7"),
         rows=tuple(
             (
@@ -306,122 +299,6 @@ def sparkline(series: Series | None, spans: Sequence[Span], begin: datetime, end
     return Chart(name=series.metric, picture=drawn, finding=finding, columns=(), rows=())
 
 
-# --- a release's evidence
-
-
-def interval(evidence: Evidence) -> Chart:
-    """The confidence sequence after each block, against the margin: decided where the band leaves the line."""
-    height, looks = 230, evidence.looks
-    settled = [look for look in looks[3:] if look.upper is not None and look.lower is not None] or looks[-1:]
-    spread = [look.harm for look in looks] + [0.0, evidence.margin * 1.4 or 0.01, -evidence.margin * 0.6]
-    spread += [bound for look in settled for bound in (look.lower, look.upper) if bound is not None]
-    values = value_scale(spread, top=8, height=height - 36)
-    half = evidence.block / 2
-    scale = TimeScale(begin=looks[0].at, end=looks[-1].at + 2 * half)
-    xs = [scale.at(look.at + half) for look in looks]
-    if len(looks) > 1:
-        scale = TimeScale(begin=looks[0].at - half, end=looks[-1].at + 3 * half)
-        xs = [scale.at(look.at + half) for look in looks]
-    banded = [(x, look) for x, look in zip(xs, looks, strict=True) if look.lower is not None and look.upper is not None]
-    margin = values.at(evidence.margin)
-    paths = stretched(
-        area_path(
-            [(x, values.at(look.upper or 0.0)) for x, look in banded],
-            [(x, values.at(look.lower or 0.0)) for x, look in banded],
-            "band",
-        ),
-        line_path([(x, values.at(look.estimate)) for x, look in zip(xs, looks, strict=True)], "mean-line"),
-        top=0,
-        height=height,
-    )
-    dots = [
-        element(
-            "circle",
-            tip(f"{wording.day(look.at)}: harm {wording.signed(look.harm)}, n = {look.n}"),
-            cx=pct(x),
-            cy=values.at(look.harm),
-            r=3.5,
-            class_="block",
-        )
-        for x, look in zip(xs, looks, strict=True)
-    ]
-    ticks = [
-        text(label, share, height - 4, "tick" + ("" if index % 2 else " roomy"), anchor="middle")
-        for index, (share, label) in enumerate(_block_ticks(evidence, scale))
-    ]
-    words = _finding(evidence)
-    drawn = picture(
-        element("rect", x="0", width="100%", y=0, height=margin, class_="beyond"),
-        *(rule(values.at(tick), "grid") for tick in values.ticks()),
-        rule(values.at(0.0), "zero"),
-        rule(margin, "margin"),
-        text(_limit(evidence), 0, margin - 6, "on-margin", dx=6),
-        paths,
-        *dots,
-        *ticks,
-        height=height,
-        name=f"Harm in {evidence.metric}, {evidence.part}",
-        description=words,
-    )
-    return Chart(
-        name=f"{evidence.metric} {PARTS[evidence.part]}",
-        picture=drawn,
-        finding=words,
-        axis=_axis(values, height),
-        columns=("block", "previous", "candidate", "harm", "n", "mean so far", "interval so far"),
-        rows=tuple(
-            (
-                wording.day(look.at),
-                wording.figure(look.reference, 4),
-                wording.figure(look.compared, 4),
-                wording.signed(look.harm),
-                wording.count(look.n),
-                wording.signed(look.estimate),
-                f"{wording.signed(look.lower)} to {wording.signed(look.upper)}"
-                if look.lower is not None
-                else wording.NOTHING,
-            )
-            for look in looks
-        ),
-        legend=(
-            ("key-dot", "harm of one block"),
-            ("key-mean", "mean so far"),
-            ("key-band", "interval, valid at every look"),
-        ),
-    )
-
-
-def _limit(evidence: Evidence) -> str:
-    if evidence.part == "recovery":
-        return "worse than the replaced version above"
-    return f"margin {evidence.margin:g}: not tolerated above"
-
-
-def _block_ticks(evidence: Evidence, scale: TimeScale) -> list[tuple[float, str]]:
-    step = max(math.ceil(len(evidence.looks) / TICKS_MAX), 1)
-    half = evidence.block / 2
-    label = wording.short_day if evidence.block >= timedelta(days=1) else (lambda at: f"{at:%H:%M}")
-    return [(scale.at(look.at + half), label(look.at)) for look in evidence.looks[::step]]
-
-
-def _finding(evidence: Evidence) -> str:
-    last = evidence.looks[-1]
-    if last.lower is None or last.upper is None or len(evidence.looks) < evidence.blocks_min:
-        have = wording.counted(len(evidence.looks), "block")
-        return f"{have} so far, at least {evidence.blocks_min} are needed before anything can be said."
-    place = "straddles"
-    if last.upper < evidence.margin:
-        place = "lies below"
-    elif last.lower > evidence.margin:
-        place = "lies above"
-    limit = "zero, where both are alike" if evidence.part == "recovery" else f"the margin of {evidence.margin:g}"
-    return (
-        f"After {wording.counted(len(evidence.looks), 'block')} and {wording.count(evidence.rows)} labelled pairs, harm is "
-        f"{wording.signed(last.estimate)} [{wording.signed(last.lower)}, {wording.signed(last.upper)}]: the interval {place} "
-        f"{limit}. Below zero the newer version is better."
-    )
-
-
 # --- an incident's clock
 
 
@@ -518,7 +395,7 @@ def months(report: ReplayReport) -> Chart | None:
         name="AUC by month",
         picture=drawn,
         finding=finding,
-        axis=_axis(values, height),
+        axis=axis(values, height),
         columns=("month", "flights", "AUC, loop", "AUC, left alone", "gain", "log loss, loop", "log loss, left alone"),
         rows=tuple(
             (

@@ -14,9 +14,10 @@ from urllib.parse import quote
 
 import jinja2
 
-from steersman.console import charts, drawing, views, wording
+from steersman.console import charts, drawing, judgements, views, wording
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import SteersmanError
+from steersman.domain.release import Release
 from steersman.ledger.checkpoint import VerifierKey
 from steersman.loop.world import Documents
 from steersman.store.database import Store
@@ -157,10 +158,10 @@ class Console:
 
     def release(self, visit: Visit) -> str:
         with self._store.read() as tx:
-            view = views.release_page(tx, visit.access, self._documents, visit.path["release"])
+            view = views.release_page(tx, visit.access, self._documents, visit.path["release"], now=visit.now)
             size = tx.ledger.size()
         release = view.release
-        shown = [charts.interval(evidence) for evidence in view.evidence]
+        shown = [judgements.judgement(evidence, *_arms(release)) for evidence in view.evidence]
         return render("release.html", visit, f"steersman releases {release.id}", size=size, view=view, charts=shown)
 
     def incident(self, visit: Visit) -> str:
@@ -169,7 +170,7 @@ class Console:
             size = tx.ledger.size()
         found = view.incident
         clock = charts.clock(found, recovered=bool(view.recovered), now=visit.now)
-        recovery = charts.interval(view.evidence) if view.evidence else None
+        recovery = judgements.judgement(view.evidence, *_arms(view.release)) if view.evidence and view.release else None
         line = f"steersman incidents {found.id}"
         return render("incident.html", visit, line, size=size, view=view, clock=clock, recovery=recovery)
 
@@ -179,6 +180,12 @@ class Console:
         with self._store.read() as tx:
             view = views.ledger_page(tx, visit.access, page=page, key=self._key)
         return render("ledger.html", visit, "steersman ledger verify", size=view.size, view=view)
+
+
+def _arms(release: Release) -> tuple[str, str]:
+    """What the two versions of a comparison are called: the one before, the one that is judged."""
+    previous = f"version {release.previous.version}" if release.previous else "the version before"
+    return previous, f"version {release.version}"
 
 
 def _reference(workspace: str, model: str) -> str:
@@ -237,11 +244,11 @@ class Form:
 FORMS: Sequence[Form] = (
     Form(path="/releases/{release}/approve", command="approve", permission=Permission.RELEASE_APPROVE),
     Form(path="/releases/{release}/withdraw", command="withdraw", permission=Permission.RELEASE_APPROVE),
-    Form(path="/releases/{release}/retry", command="retry", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/reject", command="reject", permission=Permission.RELEASE_APPROVE),
     Form(path="/releases/{release}/pause", command="pause", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/resume", command="resume", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/abort", command="abort", permission=Permission.RELEASE_CONTROL),
+    Form(path="/releases/{release}/retry", command="retry", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/promote", command="promote", permission=Permission.RELEASE_CONTROL),
     Form(
         path="/models/{workspace}/{model}/rollback",

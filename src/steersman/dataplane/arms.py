@@ -13,6 +13,7 @@ import msgspec
 from steersman.dataplane import metrics, tracing, upstream
 from steersman.dataplane.capture import Context, context_of
 from steersman.dataplane.configuration import BUCKETS, MirrorRoute, Route, VariantRoute, WarmRoute
+from steersman.dataplane.exchange import header_lines
 from steersman.dataplane.privacy import Redactor
 from steersman.dataplane.routing import Splitter
 
@@ -95,11 +96,15 @@ class Arm:
             release=arm.release,
             variant=self.role,
         )
-        self.said = (
-            (b"x-steersman-version", arm.version.encode()),
-            (b"x-steersman-release", arm.release.encode()),
-            (b"x-steersman-variant", self.role.encode()),
-        )
+        self.said = said((arm.version, arm.release, self.role))
+
+
+def said(answered_by: Sequence[str]) -> bytes:
+    """Header lines that tell a caller the version, the release and the variant. Raises ValueError where one is no header."""
+    return header_lines(*zip(_SAID, (one.encode() for one in answered_by), strict=True))
+
+
+_SAID = (b"x-steersman-version", b"x-steersman-release", b"x-steersman-variant")
 
 
 def _percent(arm: VariantRoute | MirrorRoute | WarmRoute) -> float:

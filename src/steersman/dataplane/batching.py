@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from steersman.dataplane.batches import Batch, Model, Outputs, check_rows, joined, share
+from steersman.dataplane.running import Arrival
 
 SWITCH_S = 0.0005
 """How long the event loop may keep the interpreter while a prediction wants it (Python: 5 ms). A prediction asks for it
@@ -54,7 +55,7 @@ class _Waiting:
     call: Call
     key: tuple[object, ...]
     since: float
-    future: asyncio.Future[Predicted]
+    predicted: Arrival[Predicted]
 
 
 class Batcher:
@@ -78,11 +79,11 @@ class Batcher:
         """Raises TimeOverError, or what the model raises on this request alone."""
         loop = asyncio.get_running_loop()
         key = (call.mlflow, call.variant if self._model.variant_matters else "", tuple(batch.columns), _form(batch))
-        waiting = _Waiting(batch, call, key, loop.time(), loop.create_future())
+        waiting = _Waiting(batch, call, key, loop.time(), Arrival(loop))
         self._waiting.append(waiting)
         self._rows += batch.rows
         self._consider(loop)
-        return await waiting.future
+        return await waiting.predicted
 
     def _consider(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the next prediction, unless one runs or more requests are worth waiting for."""
@@ -113,10 +114,10 @@ class Batcher:
         left: collections.deque[_Waiting] = collections.deque()
         rows, full = 0, False
         for one in self._waiting:
-            if one.future.done():
+            if one.predicted.settled:
                 continue
             if one.call.deadline_at is not None and one.call.deadline_at <= now:
-                one.future.set_exception(TimeOverError(f"waited {(now - one.since) * 1000:.0f} ms"))
+                one.predicted.fail(TimeOverError(f"waited {(now - one.since) * 1000:.0f} ms"))
             elif members and (full or one.key != members[0].key):
                 left.append(one)
             elif members and rows + one.batch.rows > self._rows_max:
@@ -168,14 +169,12 @@ class Batcher:
         took_s = loop.time() - started
         self._predict_s = (self._predict_s + took_s) / 2
         predict_ms = took_s * 1000
+        self._consider(loop)  # first: the next prediction runs while these are answered
         for one, result in zip(members, done.result(), strict=True):
-            if one.future.done():
-                continue
             if isinstance(result, Exception):
-                one.future.set_exception(result)
+                one.predicted.fail(result)
             else:
-                one.future.set_result(Predicted(result, (started - one.since) * 1000, predict_ms))
-        self._consider(loop)
+                one.predicted.bring(Predicted(result, (started - one.since) * 1000, predict_ms))
 
 
 def _form(batch: Batch) -> int:

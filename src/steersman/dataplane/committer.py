@@ -34,11 +34,13 @@ import polars as pl
 import uvloop
 from deltalake.exceptions import DeltaError
 
-from steersman.dataplane import asgi, capture, expansion, sockets, tables
-from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
+from steersman.dataplane import capture, expansion, sockets, tables
+from steersman.dataplane.apart import Apart, ApartError
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
 from steersman.dataplane.deltas import DeltaTables
+from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import write_handle
+from steersman.dataplane.listening import EdgeServer
 from steersman.dataplane.removal import Counts, EraseRequest, ExpireRequest, Remover
 from steersman.dataplane.storage import LocalStorage, Storage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.tables import TooManyTablesError
@@ -319,7 +321,7 @@ class Service:
             try:
                 await asyncio.to_thread(self._upkeep.turn)
                 self._upkeep.counts.last_error = None
-            except COMMIT_ERRORS as error:
+            except (*COMMIT_ERRORS, ApartError) as error:
                 self._upkeep.counts.last_error = f"{type(error).__name__}: {error}"[:500]
                 _log.error("upkeep of a table failed, will be tried again: %s", error)
                 await asyncio.sleep(RETRY_S)
@@ -340,26 +342,26 @@ class Service:
         async with self._one_at_a_time:
             return await asyncio.to_thread(work)
 
-    async def app(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
+    async def app(self, exchange: Exchange, key: bytes) -> None:
         try:
-            if not sockets.key_matches(scope["headers"], key):
+            if not sockets.key_matches(exchange.headers, key):
                 raise Refusal(401, "the socket's key is missing or wrong", "read it from the file beside the socket")
             try:
-                await asgi.reply(send, 200, await self._answer(scope, receive))
+                exchange.answer(200, await self._answer(exchange))
             except COMMIT_ERRORS as error:
                 raise Refusal(503, f"commit failed: {error}"[:1000], "see the committer's log") from None
         except Refusal as refusal:
-            await asgi.refuse(send, refusal)
+            exchange.refuse(refusal)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
-        match (scope["method"], scope["path"]):
+    async def _answer(self, exchange: Exchange) -> bytes:
+        match (exchange.method, exchange.path):
             case ("POST", "/flush"):
                 self._committer.counts.flushes += 1
                 return b'{"rows": %d}' % await self.commit()
             case ("POST", "/expire"):
-                return msgspec.json.encode(await self.remove(await _decoded(scope, receive, ExpireRequest)))
+                return msgspec.json.encode(await self.remove(await _decoded(exchange, ExpireRequest)))
             case ("POST", "/erase"):
-                return msgspec.json.encode(await self.remove(await _decoded(scope, receive, EraseRequest)))
+                return msgspec.json.encode(await self.remove(await _decoded(exchange, EraseRequest)))
             case ("GET", "/counters"):
                 waiting = self._committer.waiting_bytes()
                 counts = {"committer": self._committer.counts, "upkeep": self._upkeep.counts}
@@ -368,8 +370,8 @@ class Service:
                 raise Refusal(404, f"no {method} {path}", "POST /flush, /expire, /erase, GET /counters")
 
 
-async def _decoded(scope: Scope, receive: Receive, kind: type[R]) -> R:
-    body = await asgi.read_body(scope, receive, bytes_max=REQUEST_BYTES_MAX, timeout_s=REQUEST_S)
+async def _decoded(exchange: Exchange, kind: type[R]) -> R:
+    body = await exchange.body(bytes_max=REQUEST_BYTES_MAX, timeout_s=REQUEST_S)
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
@@ -378,27 +380,29 @@ async def _decoded(scope: Scope, receive: Receive, kind: type[R]) -> R:
 
 async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: int) -> None:
     """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
-    upkeep = Upkeep(storage)
+    apart = Apart(state)
+    upkeep = Upkeep(storage, apart)
     committer = Committer(state, storage, committed=upkeep.committed)
     service = Service(committer, upkeep, Remover(state, storage), interval_s=interval_s, bytes_max=bytes_max)
     listener, key = sockets.listen_unix(state / "run" / "committer.sock")
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await service.app(scope, receive, send, key)
+    async def app(exchange: Exchange) -> None:
+        await service.app(exchange, key)
 
-    server = asgi.edge(app)
+    server = EdgeServer(app)
 
     def stop() -> None:
-        server.should_exit = True
+        server.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     write_handle(state / "run" / "committer.json")
     tasks = [asyncio.create_task(service.commit_when_due()), asyncio.create_task(service.keep_up())]
-    await server.serve(sockets=[listener])
+    await server.serve(listener)
     for task in tasks:
         task.cancel()
+    apart.stop()
     try:
         await service.commit()
     except COMMIT_ERRORS as error:

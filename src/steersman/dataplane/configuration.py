@@ -199,6 +199,10 @@ def check(configuration: RouterConfiguration) -> None:
         mirrors = [(mirror.role, mirror.release) for mirror in route.mirrors]
         if len(set(mirrors)) != len(mirrors):
             raise InvalidConfigurationError(f"{where}: the same mirror occurs twice")
+        named: tuple[VariantRoute | MirrorRoute | WarmRoute, ...] = (*route.variants, *route.mirrors, *route.warm)
+        for one in named:
+            if not (one.version.isprintable() and one.release.isprintable()):  # callers are told both in headers
+                raise InvalidConfigurationError(f"{where}: version and release must be printable")
         names = [column.name for column in route.signature]
         if len(set(names)) != len(names):
             raise InvalidConfigurationError(f"{where}: a signature column occurs twice")

@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection from the router to a worker: whole answers, and answers that come in pieces.
 
 A whole answer is the everyday case and costs as little as Python allows: one write, one parser that lives as long as the
-connection, one future, one timer. A *stream* (server-sent events, a long generation) gives the head as soon as it is there
-and the body as it comes; when its reader is slow the socket is not read either, so that the worker feels it and memory
-stays bounded.
+connection, no timer of its own, and whoever waits goes on in the call that brought the answer. A *stream* (server-sent
+events, a long generation) gives the head as soon as it is there and the body as it comes; when its reader is slow the socket
+is not read either, so that the worker feels it and memory stays bounded.
 
 Whoever stops waiting (its own time is over, or its caller left) closes the connection: that is how a worker hears that
 nobody wants the answer.
@@ -20,6 +20,9 @@ from typing import Self
 
 import httptools
 import msgspec
+
+from steersman.dataplane.deadlines import Deadlines
+from steersman.dataplane.running import Arrival
 
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
 """A longer whole answer is a broken worker. A stream has no such bound, because it is never held whole."""
@@ -72,6 +75,9 @@ class Connection(asyncio.Protocol):
     """One request at a time; idle between them."""
 
     __slots__ = (
+        "_answer",
+        "_arrival",
+        "_deadlines",
         "_gone",
         "_headers",
         "_heard",
@@ -83,16 +89,20 @@ class Connection(asyncio.Protocol):
         "_size",
         "_stream",
         "_transport",
-        "_waiter",
         "_writable",
         "closed",
+        "due_at",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, deadlines: Deadlines) -> None:
         self.closed = False
+        self.due_at = 0.0
+        self._deadlines = deadlines
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[Response] | None = None
+        self._arrival: Arrival[Response] | None = None
+        self._answer: Response | None = None
+        """A whole answer that is here and not yet handed over."""
         self._stream: Stream | None = None
         self._headers: Headers = []
         self._parts: list[bytes] = []
@@ -118,7 +128,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = True
         stream = self._stream
-        if stream is None and self._waiter is None:  # nobody asked
+        if stream is None and self._arrival is None:  # nobody asked
             self.close()
             return
         try:
@@ -126,6 +136,13 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(UpstreamError(f"the answer is not HTTP: {error}", executed=True))
             self.close()
+            return
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            arrival, self._arrival = self._arrival, None
+            if arrival is not None:
+                arrival.bring(answer)
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -139,19 +156,19 @@ class Connection(asyncio.Protocol):
 
     async def request(self, data: bytes, timeout_s: float) -> Response:
         """Send and wait. Raises UpstreamError, or TimeoutError; after either, and when cancelled, it is closed."""
-        loop = self._loop
-        waiter: asyncio.Future[Response] = loop.create_future()
-        self._waiter = waiter
+        arrival: Arrival[Response] = Arrival(self._loop)
+        self._arrival = arrival
         self._heard = False
         self._transport.write(data)
-        timer = loop.call_later(timeout_s, self._expire)
+        self.due_at = self._loop.time() + timeout_s
+        self._deadlines.watch(self)
         try:
-            return await waiter
+            return await arrival
         except BaseException:
             self.close()
             raise
         finally:
-            timer.cancel()
+            self._deadlines.forget(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
@@ -165,25 +182,24 @@ class Connection(asyncio.Protocol):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        parser, waiter, parts, headers = self._parser, self._waiter, self._parts, self._headers
+        parser, parts, headers = self._parser, self._parts, self._headers
         self._parts, self._headers, self._size = [], [], 0
         status = parser.get_status_code()
-        if status < 200 or waiter is None:  # "100 Continue" and its like: the answer is still to come
+        if status < 200 or self._answer is not None:  # "100 Continue" and its like: the answer is still to come
             return
-        self._waiter = None
         self._served += 1
         if not parser.should_keep_alive():
             self.close()
-        if not waiter.done():
-            waiter.set_result(Response(status, parts[0] if len(parts) == 1 else b"".join(parts), headers))
+        self._answer = Response(status, parts[0] if len(parts) == 1 else b"".join(parts), headers)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         self._fail(TimeoutError())
 
     def _fail(self, error: Exception) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+        self._answer = None
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.fail(error)
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.fail(error)

@@ -1,36 +1,34 @@
 """The server's side of a connection: bounded in every direction, and drained without failing a request.
 
-uvicorn's protocol for httptools, changed where a data plane needs more of it:
+An `asyncio.Protocol` on httptools, made for a data plane:
 
-- A head may not be too large or too slow, and a connection that brings no request is closed like an idle one.
+- Everything that comes from outside has a bound before it is parsed: a head may not be too large or too slow, a body nobody
+  reads is not read from the socket, and a connection that brings no request is closed like an idle one.
 - A caller who does not read its answer is closed after a while, because the answer takes memory meanwhile.
 - More connections than the bound are answered 503 with `Retry-After`, in JSON like every other refusal.
+- Requests of one connection are answered one after the other; pipelined ones wait, and so does the socket.
 - When the process is asked to end, kept-alive connections are not slammed shut under a request that is on its way: for a
-  grace each further request is answered and told `Connection: close`; only then are the idle ones closed.
-- A caller that leaves cancels the task of its request, where the app asks for that. It costs nothing while all stay: the
-  kernel tells the transport, the transport calls `connection_lost`, and that cancels. The app sees `CancelledError` where
-  it waits; what must not be cut short it shields.
-- A whole answer is written in one piece, past the general machinery for answers in parts (`EdgeCycle.answer`).
+  grace each further request is answered and told `Connection: close`; only then are the idle ones closed (`listening`).
+- A caller that leaves cancels its request, where the app asks for that: the kernel tells the transport, the transport calls
+  `connection_lost`, and that cancels. The app sees `CancelledError` where it waits; what must not be cut short it shields.
+- A request begins in the call that brought its last bytes and is answered in the call that brought the worker's (`running`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 import urllib.parse
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections import deque
 
 import httptools
 import msgspec
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+
+from steersman.dataplane.exchange import JSON, App, Exchange, Headers, head_of, header_lines
+from steersman.dataplane.running import Arrival, Run
 
 HEAD_BYTES_MAX = 32 * 1024
-"""Request line and headers; nginx and uvicorn's h11 stop between 8 and 64 kB."""
+"""Request line and headers; nginx and others stop between 8 and 64 kB."""
 
 HEAD_S_MAX = 10.0
 """Seconds a client may take to send a head."""
@@ -39,16 +37,8 @@ WRITE_S_MAX = 10.0
 WRITE_BYTES_MIN = 64 * 1024
 """A client must read this much of what waits for it within that time, or it is closed."""
 
-COPIED_BYTES_MAX = 64 * 1024
-"""Up to here head and body are joined for one write, which costs less than a second one; above, the copy would."""
-
 RETRY_AFTER_S = 1
 """What callers are told to wait when too many are connected: a connection may be free any moment."""
-
-IDLE_GRACE_S = 3.0
-"""Seconds idle connections stay open after SIGTERM. Enough for what is on its way and for callers with a steady load."""
-
-_LOOK_S = 0.05
 
 _TOO_LARGE_BODY = b'{"error": "request head over 32 kB", "next_step": "send fewer or shorter headers"}'
 _MALFORMED_BODY = (
@@ -58,10 +48,6 @@ _TOO_MANY_BODY = (
     b'{"error": "too many connections are open", "next_step": "try again later, and keep connections alive"}'
 )
 _BROKEN_BODY = b'{"error": "the server failed at this request", "next_step": "see the log of the process"}'
-
-JSON = b"application/json"
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 _log = logging.getLogger(__name__)
 
@@ -75,211 +61,258 @@ class EdgeCounts(msgspec.Struct):
     """Callers who closed before their answer."""
 
 
-class EdgeState(ServerState):
+class EdgeState:
     """What the connections of one listener share."""
 
-    def __init__(self, counts: EdgeCounts, *, connections_max: int, cancel_on_leave: bool) -> None:
-        super().__init__()
+    def __init__(
+        self, app: App, counts: EdgeCounts, *, keep_alive_s: float, connections_max: int, cancel_on_leave: bool
+    ) -> None:
+        self.app = app
         self.counts = counts
+        self.keep_alive_s = keep_alive_s
         self.connections_max = connections_max
         self.cancel_on_leave = cancel_on_leave
+        self.connections: set[EdgeProtocol] = set()
+        self.runs: set[Run] = set()
+        """Requests under way, also those whose caller has left."""
         self.draining = False
 
 
-class EdgeCycle(RequestResponseCycle):
-    """One request and its answer; also what an app gets as `send`."""
-
-    async def __call__(self, message: Any) -> None:
-        await self.send(message)
-
-    async def answer(
-        self, status: int, body: bytes, headers: Headers = (), *, content_type: bytes = JSON, close: bool = False
-    ) -> None:
-        """Send a whole answer. `headers` are further ones, with lower-case names.
-
-        Raises ValueError where a header would break out of its line.
-        """
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        if self.response_started:
-            raise RuntimeError("the answer was begun already")
-        self.keep_alive = self.keep_alive and not close
-        known = _JSON_HEADS.get(status) if content_type is JSON else None
-        head = b"%b%d\r\n" % (known or _head(status, content_type), len(body))
-        if headers:
-            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-            if not lines.count(b"\n") == lines.count(b"\r") == len(headers) or b"\0" in lines:
-                raise ValueError("a header's value holds a line break")
-            head += lines
-        self.response_started = self.response_complete = True
-        self.waiting_for_100_continue = False
-        head += b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        if self.scope["method"] == "HEAD":
-            self.transport.write(head)
-        elif len(body) <= COPIED_BYTES_MAX:
-            self.transport.write(head + body)
-        else:
-            self.transport.write(head)
-            self.transport.write(body)
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
-
-
-def _head(status: int, content_type: bytes) -> bytes:
-    return b"%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[status], content_type)
-
-
-def _last_words(status: int, body: bytes) -> bytes:
-    return b"%b%d\r\nconnection: close\r\n\r\n%b" % (_head(status, JSON), len(body), body)
-
-
-_JSON_HEADS = {status: _head(status, JSON) for status in (200, 202, 400, 401, 403, 404, 422, 429, 500, 502, 503, 504)}
-
-
-class EdgeProtocol(HttpToolsProtocol):
+class EdgeProtocol(asyncio.Protocol):
     """One connection of a caller."""
 
-    server_state: EdgeState
-    _head_bytes = 0
-    _in_head = False
-    _head_timer: asyncio.TimerHandle | None = None
-    _write_timer: asyncio.TimerHandle | None = None
-    _unread = 0
-    _idle_since = 0.0
-    _idle_timer: asyncio.TimerHandle | None = None
-    _task: asyncio.Task[None] | None = None
+    __slots__ = (
+        "_exchange",
+        "_fields",
+        "_head_bytes",
+        "_head_timer",
+        "_idle_since",
+        "_idle_timer",
+        "_in_head",
+        "_parser",
+        "_queue",
+        "_reading",
+        "_receiving",
+        "_run",
+        "_state",
+        "_unread",
+        "_url",
+        "_writable",
+        "_write_paused",
+        "_write_timer",
+        "loop",
+        "transport",
+    )
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+    def __init__(self, state: EdgeState) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._state = state
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what follows a goodbye is not looked at
+        self._url = b""
+        self._fields: Headers = []
+        self._exchange: Exchange | None = None
+        """The one being answered."""
+        self._receiving: Exchange | None = None
+        """The one whose body the parser is at; the same unless requests are pipelined."""
+        self._queue: deque[Exchange] = deque()
+        self._run: Run | None = None
+        self._reading = True
+        self._write_paused = False
+        self._writable: Arrival[None] | None = None
+        self._head_bytes = 0
+        self._in_head = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._state.connections.add(self)
         self._idle_since = self.loop.time()
-        self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_when_idle)
+        self._idle_timer = self.loop.call_later(self._state.keep_alive_s, self._close_when_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head_timer, self._write_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
         self._head_timer = self._write_timer = self._idle_timer = None
-        super().connection_lost(exc)
-        task = self._task
-        if task is not None and not task.done() and not self.cycle.response_complete:
-            self.server_state.counts.clients_left += 1
-            if self.server_state.cancel_on_leave:
-                task.cancel()
+        state = self._state
+        state.connections.discard(self)
+        self._queue.clear()
+        exchange, run = self._exchange, self._run
+        if exchange is not None and not exchange.complete:
+            exchange.left = True
+            if run is not None:
+                state.counts.clients_left += 1
+                if state.cancel_on_leave:
+                    run.cancel()
+            exchange.wake()
+        self.resume_writing()
+        del self._parser  # it holds this connection's methods, so neither would go without a search for circles
+        if self._run is None:
+            self._exchange = None
 
     # --- requests ----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # nothing else is spoken here: the request is answered as it is
+            pass
+        except httptools.HttpParserError:
+            self._last_words(400, _MALFORMED_BODY)
+            return
+        if self._queue and self._run is None:
+            self._start_next()
+        if self._in_head:
+            self._bound_head(len(data))
+
+    def _bound_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._in_head = False
+            self._last_words(431, _TOO_LARGE_BODY)
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._close_slow_head)
 
     def on_message_begin(self) -> None:
         self._in_head = True
         self._head_bytes = 0
-        super().on_message_begin()
+        self._url = b""
+        self._fields = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        parser, scope = self.parser, self.scope
-        version = parser.get_http_version()
-        if version != "1.1":
-            scope["http_version"] = version
-        scope["method"] = parser.get_method().decode("ascii")
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
-        before = self.cycle
-        self.cycle = EdgeCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=[],
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive() and not self.server_state.draining,
-            on_response=self.on_response_complete,
+        parser = self._parser
+        version_1_0 = parser.get_http_version() == "1.0"
+        self._receiving = Exchange(
+            self,
+            parser.get_method().decode("ascii"),
+            _path_of(self._url),
+            self._fields,
+            keep_alive=not version_1_0 and parser.should_keep_alive() and not self._state.draining,
+            version_1_0=version_1_0,
         )
-        if before is None or before.response_complete:
-            self._start(self.cycle)
-        else:  # pipelined: it has to wait
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+        self._queue.append(self._receiving)
+        if len(self._queue) > 1 or self._run is not None:  # pipelined: it has to wait
+            self._pause_reading()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._in_head:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self._in_head = False
-            self.transport.write(_last_words(431, _TOO_LARGE_BODY))
-            self.transport.close()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._close_slow_head)
+    def on_body(self, body: bytes) -> None:
+        exchange = self._receiving
+        if exchange is not None and not exchange.arrived(body):
+            self._pause_reading()
 
-    def send_400_response(self, msg: str) -> None:
-        self.transport.write(_last_words(400, _MALFORMED_BODY))
+    def on_message_complete(self) -> None:
+        exchange, self._receiving = self._receiving, None
+        if exchange is not None:
+            exchange.ended()
+
+    def _last_words(self, status: int, body: bytes) -> None:
+        """Answer what cannot be read on, and close."""
+        if self._exchange is None or self._exchange.complete or not self._exchange.begun:
+            self.transport.write(b"%b%d\r\nconnection: close\r\n\r\n%b" % (head_of(status, JSON), len(body), body))
         self.transport.close()
 
     def _close_slow_head(self) -> None:
         self._head_timer = None
         self.transport.close()
 
-    def _start(self, cycle: EdgeCycle) -> None:
-        app = self.app
-        if len(self.connections) > self.server_state.connections_max:
-            self.server_state.counts.connections_refused += 1
-            app = _too_many
-        task = self._task = self.loop.create_task(self._run(cycle, app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+    def _start_next(self) -> None:
+        """Begin the request that waits longest, once the last one is over and what was answered is being read."""
+        while self._queue and self._run is None and not self._write_paused and not self.transport.is_closing():
+            exchange = self._exchange = self._queue.popleft()
+            state = self._state
+            app = state.app
+            if len(state.connections) > state.connections_max:
+                state.counts.connections_refused += 1
+                app = _too_many
+            run = self._run = Run(self.loop, app(exchange), self._ended)
+            state.runs.add(run)
+            run.step()
 
-    async def _run(self, cycle: EdgeCycle, app: Any) -> None:
-        try:
-            await app(cycle.scope, cycle.receive, cycle)
-            if not cycle.response_complete and not cycle.disconnected:
-                raise RuntimeError("the app ended without an answer")
-        except asyncio.CancelledError:  # the caller left, or the time of a drain is over
+    def _ended(self, run: Run, error: BaseException | None) -> None:
+        """A request is over, one way or the other."""
+        self._state.runs.discard(run)
+        self._run = None
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.left:
+            self._exchange = None
+            return
+        if error is None and not exchange.complete:
+            error = RuntimeError("the app ended without an answer")
+        if isinstance(error, asyncio.CancelledError):  # the time of a drain is over
             self.transport.close()
-        except Exception:
-            _log.exception("a request failed")
-            if cycle.response_started:
+        elif error is not None:
+            _log.error("a request failed", exc_info=error)
+            if exchange.begun:
                 self.transport.close()
             else:
-                await cycle.answer(500, _BROKEN_BODY, close=True)
-        finally:
-            cycle.on_response = _nothing
+                exchange.answer(500, _BROKEN_BODY, close=True)
+        if self._queue:
+            self.loop.call_soon(self._start_next)
 
-    def on_response_complete(self) -> None:
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The answer's last byte is written."""
+        if not exchange.keep_alive:
+            self.transport.close()
         if self.transport.is_closing():
             if self.transport.get_write_buffer_size():
                 self._watch_reader()  # closing waits for the reader too
             return
         self._idle_since = self.loop.time()
-        self.flow.resume_reading()
-        if self.pipeline:
-            cycle, _ = self.pipeline.pop()
-            assert isinstance(cycle, EdgeCycle)
-            self._start(cycle)
+        if not self._queue:
+            self.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()
 
     # --- the reader's pace -------------------------------------------------------------------------------------------
 
+    async def writable(self) -> None:
+        """Return when the caller has read enough of what waits for it, or left."""
+        if self._write_paused:
+            self._writable = Arrival(self.loop)
+            await self._writable
+
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self._write_paused = True
         self._watch_reader()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self._write_paused = False
         if self._write_timer is not None and not self.transport.is_closing():
             self._write_timer.cancel()
             self._write_timer = None
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.bring(None)
+        if self._queue:
+            self.loop.call_soon(self._start_next)
 
     def _watch_reader(self) -> None:
         self._unread = self.transport.get_write_buffer_size()
@@ -292,95 +325,51 @@ class EdgeProtocol(HttpToolsProtocol):
         if not unread:
             return
         if self._unread - unread < WRITE_BYTES_MIN:
-            self.server_state.counts.slow_readers += 1
+            self._state.counts.slow_readers += 1
             self.transport.abort()
         else:
             self._watch_reader()
 
     # --- rest and end ------------------------------------------------------------------------------------------------
 
-    def _unset_keepalive_if_required(self) -> None:
-        """uvicorn sets and cancels a timer a request; here one runs as long as the connection and looks how long it idles."""
-
     def _close_when_idle(self) -> None:
+        """One timer runs as long as the connection and looks how long it idles; a timer a request would cost more."""
         self._idle_timer = None
-        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        left_s = self._idle_since + self._state.keep_alive_s - self.loop.time()
         if self._is_busy():
-            left_s = self.timeout_keep_alive
+            left_s = self._state.keep_alive_s
         if left_s > 0:
             self._idle_timer = self.loop.call_later(left_s, self._close_when_idle)
         elif self.transport.get_write_buffer_size():  # the last answer was never read
-            self.server_state.counts.slow_readers += 1
+            self._state.counts.slow_readers += 1
             self.transport.abort()
         else:
             self.transport.close()
 
     def _is_busy(self) -> bool:
-        return self._in_head or (self.cycle is not None and not self.cycle.response_complete)
+        return self._in_head or bool(self._queue) or (self._exchange is not None and not self._exchange.complete)
 
-    def shutdown(self) -> None:
+    def last_answer(self) -> None:
         """The process will end: the answer under way, or the next one, is the last on this connection."""
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.keep_alive = False
+        for exchange in (self._exchange, *self._queue):
+            if exchange is not None and not exchange.begun:
+                exchange.keep_alive = False
 
     def close_if_idle(self) -> None:
         if not self._is_busy():
             self.transport.close()
 
 
-def _nothing() -> None:
-    """What follows an answer whose request is over."""
+def _path_of(url: bytes) -> str:
+    """The path of a request's target, unquoted. An absolute target's is what follows the host."""
+    plain = url.startswith(b"/") and not (b"?" in url or b"#" in url)
+    path: bytes = url if plain else httptools.parse_url(url).path
+    text = path.decode("ascii")
+    return urllib.parse.unquote(text) if "%" in text else text
 
 
-async def _too_many(_scope: Any, _receive: Any, send: EdgeCycle) -> None:
-    await send.answer(503, _TOO_MANY_BODY, ((b"retry-after", b"%d" % RETRY_AFTER_S),), close=True)
+async def _too_many(exchange: Exchange) -> None:
+    exchange.answer(503, _TOO_MANY_BODY, _RETRY, close=True)
 
 
-class EdgeServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers (a process with two listeners stops both itself), and with our drain."""
-
-    def __init__(self, config: uvicorn.Config, state: EdgeState, *, idle_grace_s: float) -> None:
-        super().__init__(config)
-        self.server_state: EdgeState = state
-        self._idle_grace_s = idle_grace_s
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting; answer what comes on open connections for the grace; end what is idle; wait for the rest.
-
-        A request that takes longer than the config's `timeout_graceful_shutdown` is cancelled and its connection closed.
-        """
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
-        state = self.server_state
-        state.draining = True
-        for connection in list(state.connections):
-            connection.shutdown()
-        if await self._connections_end(self._idle_grace_s):
-            return
-        for connection in list(state.connections):
-            assert isinstance(connection, EdgeProtocol)
-            connection.close_if_idle()
-        if await self._connections_end(self.config.timeout_graceful_shutdown or 0):
-            return
-        for task in list(state.tasks):
-            task.cancel()
-        if not await self._connections_end(1.0):
-            for connection in list(state.connections):
-                connection.transport.abort()
-
-    async def _connections_end(self, seconds: float) -> bool:
-        """Wait until no connection and no request is left; False when some are after that time."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        state = self.server_state
-        while state.connections or state.tasks:
-            if loop.time() >= until or self.force_exit:
-                return False
-            await asyncio.sleep(_LOOK_S)
-        return True
+_RETRY = header_lines((b"retry-after", b"%d" % RETRY_AFTER_S))

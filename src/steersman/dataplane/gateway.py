@@ -21,7 +21,6 @@ import msgspec
 
 from steersman import __version__
 from steersman.dataplane import (
-    asgi,
     configuration,
     labelling,
     metrics,
@@ -34,7 +33,6 @@ from steersman.dataplane import (
     tracing,
 )
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
-from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
 from steersman.dataplane.capture import LogFullError, SegmentWriter
 from steersman.dataplane.configuration import (
     InvalidConfigurationError,
@@ -46,10 +44,12 @@ from steersman.dataplane.configuration import (
     WarmRoute,
 )
 from steersman.dataplane.edge import EdgeCounts
+from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.inference import Inference, malformed
 from steersman.dataplane.privacy import Redactor
 from steersman.dataplane.protocol import EnvelopeError
 from steersman.dataplane.request import Answered, Asked
+from steersman.dataplane.streaming import EVENT_STREAM
 from steersman.dataplane.upstream import Upstreams
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -66,8 +66,6 @@ EVENT_IDS_IN_HEADER_MAX = 100
 
 DEADLINE_MS_MAX = 600_000
 
-EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
-
 _DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT = "default", "production"
 
 
@@ -79,19 +77,9 @@ class Endpoint(msgspec.Struct, frozen=True, eq=False):
 
     method: str
     permission: str | None
-    serve: Callable[[Call], Awaitable[None]]
+    serve: Callable[[Exchange, Endpoint], Awaitable[None]]
     compiled: CompiledRoute
     version: str | None = None
-
-
-class Call(msgspec.Struct, gc=False):
-    """One request to an endpoint."""
-
-    endpoint: Endpoint
-    headers: dict[bytes, bytes]
-    scope: Scope
-    receive: Receive
-    send: Send
 
 
 class StaleGenerationError(Exception):
@@ -229,74 +217,73 @@ class Gateway:
 
     # --- public ------------------------------------------------------------------------------------------------------
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["path"])
+    async def app(self, exchange: Exchange) -> None:
+        endpoint = self._endpoints.get(exchange.path)
         try:
             if endpoint is None:
-                await self._other(scope, send)
+                await self._other(exchange)
                 return
-            if scope["method"] != endpoint.method:
-                raise Refusal(405, f"{scope['method']} is not allowed here", f"use {endpoint.method}")
-            headers: dict[bytes, bytes] = dict(scope["headers"])
+            if exchange.method != endpoint.method:
+                raise Refusal(405, f"{exchange.method} is not allowed here", f"use {endpoint.method}")
             if endpoint.permission is not None:
-                self._authorize(headers, endpoint.compiled.route.workspace, endpoint.permission)
-            await endpoint.serve(Call(endpoint, headers, scope, receive, send))
+                self._authorize(exchange.headers, endpoint.compiled.route.workspace, endpoint.permission)
+            await endpoint.serve(exchange, endpoint)
         except Refusal as refusal:
             self.counts.refused += refusal.status < 500
             body = None
             if endpoint is not None and endpoint.serve == self._score:
                 body = scoring.refusal(refusal)
-            await asgi.refuse(send, refusal, body)
+            exchange.refuse(refusal, body)
 
-    async def _infer(self, call: Call) -> None:
+    async def _infer(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """The Open Inference Protocol."""
-        compiled = call.endpoint.compiled
-        body, at_us = await self._body(call)
+        body, at_us = await self._body(exchange)
         try:
-            asked = oip.asked(body, call.headers, at_us)
-            answered = await self._ask(call, asked)
-            reply, headers, kind = oip.answer(compiled.route.model, asked, answered)
+            asked = oip.asked(body, exchange.headers, at_us)
+            answered = await self._ask(exchange, endpoint, asked)
+            reply, json_bytes = oip.answer(endpoint.compiled.route.model, asked, answered)
         except EnvelopeError as error:
             raise malformed(error) from None
-        await asgi.reply(
-            call.send, 200, reply, (*answered.said, *_event_ids(answered.event_ids), *headers), content_type=kind
-        )
+        lines = answered.said + _event_ids(answered.event_ids)
+        if json_bytes is None:
+            exchange.answer(200, reply, lines)
+        else:
+            lines += b"%b: %d\r\n" % (oip.JSON_BYTES, json_bytes)
+            exchange.answer(200, reply, lines, content_type=oip.BINARY)
 
-    async def _score(self, call: Call) -> None:
+    async def _score(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """MLflow's scoring protocol."""
-        compiled = call.endpoint.compiled
-        body, at_us = await self._body(call)
+        body, at_us = await self._body(exchange)
         try:
-            asked = scoring.asked(body, call.headers, at_us, compiled.types)
-            answered = await self._ask(call, asked)
+            asked = scoring.asked(body, exchange.headers, at_us, endpoint.compiled.types)
+            answered = await self._ask(exchange, endpoint, asked)
             reply = scoring.predictions(answered.tensors(), len(answered.event_ids))
         except EnvelopeError as error:
             raise Refusal(400, str(error), f"send JSON with one of {', '.join(scoring.FORMATS)}") from None
-        await asgi.reply(call.send, 200, reply, (*answered.said, *_event_ids(answered.event_ids)))
+        exchange.answer(200, reply, answered.said + _event_ids(answered.event_ids))
 
-    async def _stream(self, call: Call) -> None:
+    async def _stream(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """The generate extension: one row in, server-sent events out."""
-        body, at_us = await self._body(call)
+        body, at_us = await self._body(exchange)
         try:
             asked = streamed.asked(body, at_us)
         except EnvelopeError as error:
             raise Refusal(400, str(error), "send text_input, or inputs of one row") from None
-        asked.deadline_s = _deadline_s(call.headers)
-        stream = await streamed.open_stream(self.inference, call.endpoint.compiled, asked)
-        ids = _event_ids(stream.event_ids)
-        await asgi.reply_stream(call.send, 200, stream.pieces(), (*EVENT_STREAM, *stream.said, *ids))
+        asked.deadline_s = _deadline_s(exchange.headers)
+        stream = await streamed.open_stream(self.inference, endpoint.compiled, asked)
+        await exchange.stream(200, stream.pieces(), EVENT_STREAM + stream.said + _event_ids(stream.event_ids))
 
-    async def _body(self, call: Call) -> tuple[bytes, int]:
+    async def _body(self, exchange: Exchange) -> tuple[bytes, int]:
         """The body, and the request's event time: where it is given it is checked before the body is read."""
-        at_us = self._event_time(call.headers)
-        body = await asgi.read_body(call.scope, call.receive, bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
+        at_us = self._event_time(exchange.headers)
+        body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
         return body, self._now_us() if at_us is None else at_us
 
-    async def _ask(self, call: Call, asked: Asked) -> Answered:
-        asked.version = call.endpoint.version
-        asked.deadline_s = _deadline_s(call.headers)
-        compiled = call.endpoint.compiled
-        span = asked.span = self.tracing.begin(call.scope["headers"], tracing.ROUTE_INFER, compiled.attributes)
+    async def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Answered:
+        asked.version = endpoint.version
+        asked.deadline_s = _deadline_s(exchange.headers)
+        compiled = endpoint.compiled
+        span = asked.span = self.tracing.begin(exchange.fields, tracing.ROUTE_INFER, compiled.attributes)
         if span is None:
             return await self.inference.infer(compiled, asked)
         try:
@@ -307,54 +294,52 @@ class Gateway:
         span.end(200)
         return answered
 
-    async def _metadata(self, call: Call) -> None:
-        compiled, version = call.endpoint.compiled, call.endpoint.version
+    async def _metadata(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        compiled, version = endpoint.compiled, endpoint.version
         versions = [version] if version is not None else sorted(compiled.overrides)
-        await asgi.reply(call.send, 200, oip.model_metadata(compiled.route, versions))
+        exchange.answer(200, oip.model_metadata(compiled.route, versions))
 
-    async def _model_ready(self, call: Call) -> None:
+    async def _model_ready(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """Whether somebody would answer: 200 or 503, without asking the workers."""
-        ready = _is_ready(call.endpoint.compiled, call.endpoint.version)
-        await asgi.reply(call.send, 200 if ready else 503, b'{"ready": %s}' % (b"true" if ready else b"false"))
+        ready = _is_ready(endpoint.compiled, endpoint.version)
+        exchange.answer(200 if ready else 503, b'{"ready": %s}' % (b"true" if ready else b"false"))
 
-    async def _ping(self, call: Call) -> None:
-        ready = _is_ready(call.endpoint.compiled, None)
-        await asgi.reply(call.send, 200 if ready else 503, b"\n")
+    async def _ping(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        exchange.answer(200 if _is_ready(endpoint.compiled, None) else 503, b"\n")
 
-    async def _scoring_version(self, call: Call) -> None:
-        await asgi.reply(call.send, 200, __version__.encode())
+    async def _scoring_version(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        exchange.answer(200, __version__.encode())
 
-    async def _describe(self, call: Call) -> None:
-        route = call.endpoint.compiled.route
+    async def _describe(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        route = endpoint.compiled.route
         path = f"/{route.workspace}/{route.environment}/endpoints/{route.model}/invocations"
-        await asgi.reply(call.send, 200, scoring.endpoint_description(route.model, path))
+        exchange.answer(200, scoring.endpoint_description(route.model, path))
 
-    async def _label(self, call: Call) -> None:
-        body = await asgi.read_body(call.scope, call.receive, bytes_max=LABELS_BYTES_MAX, timeout_s=BODY_S_MAX)
-        accepted = await self._take_labels(call.endpoint.compiled, call.headers, body)
-        await asgi.reply(call.send, 202, b'{"accepted": %d}' % accepted)
+    async def _label(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        body = await exchange.body(bytes_max=LABELS_BYTES_MAX, timeout_s=BODY_S_MAX)
+        accepted = await self._take_labels(endpoint.compiled, exchange.headers, body)
+        exchange.answer(202, b'{"accepted": %d}' % accepted)
 
-    async def _other(self, scope: Scope, send: Send) -> None:
+    async def _other(self, exchange: Exchange) -> None:
         """What belongs to no model: health for anybody, metadata and figures for those with a token, else 404."""
-        path = scope["path"]
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        path, headers = exchange.path, exchange.headers
         if path in ("/v2/health/live", "/v2/health/ready", "/ping", "/health"):
-            self._only_get(scope)
+            _only_get(exchange)
             ready = path.endswith("live") or self.configuration.generation > 0
             said = b'{"%s": %s}' % (path.rpartition("/")[2].encode(), b"true" if ready else b"false")
-            await asgi.reply(send, 200 if ready else 503, said)
+            exchange.answer(200 if ready else 503, said)
         elif path == "/metrics":
-            self._only_get(scope)
+            _only_get(exchange)
             self._authorize(headers, None, "metrics")
             own = metrics.Own(self._name, self.counters())
             kind, page = await metrics.exposition(
                 self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
             )
-            await asgi.reply(send, 200, page, content_type=kind.encode())
+            exchange.answer(200, page, content_type=kind.encode())
         elif path in ("/v2", "/v2/"):
-            self._only_get(scope)
+            _only_get(exchange)
             self._authorize(headers, None, None)
-            await asgi.reply(send, 200, oip.server_metadata())
+            exchange.answer(200, oip.server_metadata())
         else:
             self._authorize(headers, None, None)  # others learn nothing about what exists
             raise Refusal(
@@ -362,10 +347,6 @@ class Gateway:
                 f"nothing is served at {path[:200]}",
                 "check workspace, environment, model and version: POST /{workspace}/{environment}/v2/models/{model}/infer",
             )
-
-    def _only_get(self, scope: Scope) -> None:
-        if scope["method"] != "GET":
-            raise Refusal(405, f"{scope['method']} is not allowed here", "use GET")
 
     def _authorize(self, headers: Mapping[bytes, bytes], workspace: str | None, permission: str | None) -> None:
         value = headers.get(b"authorization", b"")
@@ -438,26 +419,26 @@ class Gateway:
 
     # --- admin -------------------------------------------------------------------------------------------------------
 
-    async def admin(self, scope: Scope, receive: Receive, send: Send, key: bytes) -> None:
+    async def admin(self, exchange: Exchange, key: bytes) -> None:
         try:
-            if not sockets.key_matches(scope["headers"], key):
+            if not sockets.key_matches(exchange.headers, key):
                 raise Refusal(401, "the socket's key is missing or wrong", "read it from the file beside the socket")
-            match (scope["method"], scope["path"]):
+            match (exchange.method, exchange.path):
                 case ("PUT", "/configuration"):
-                    body = await asgi.read_body(scope, receive, bytes_max=CONFIGURATION_BYTES_MAX, timeout_s=BODY_S_MAX)
-                    await asgi.reply(send, 200, self._put_configuration(body))
+                    body = await exchange.body(bytes_max=CONFIGURATION_BYTES_MAX, timeout_s=BODY_S_MAX)
+                    exchange.answer(200, self._put_configuration(body))
                 case ("GET", "/configuration"):
-                    await asgi.reply(send, 200, configuration.encode(self.configuration))
+                    exchange.answer(200, configuration.encode(self.configuration))
                 case ("GET", "/counters"):
-                    await asgi.reply(send, 200, self.counters())
+                    exchange.answer(200, self.counters())
                 case ("POST", "/flush"):
                     left = await self.inference.settle(FLUSH_S_MAX)
                     body = msgspec.json.encode({"position": self.log.position, "mirrors_in_flight": left})
-                    await asgi.reply(send, 200 if left == 0 else 504, body)
+                    exchange.answer(200 if left == 0 else 504, body)
                 case (method, path):
                     raise Refusal(404, f"no {method} {path}", "PUT|GET /configuration, GET /counters, POST /flush")
         except Refusal as refusal:
-            await asgi.refuse(send, refusal)
+            exchange.refuse(refusal)
 
     def _put_configuration(self, body: bytes) -> bytes:
         try:
@@ -510,6 +491,11 @@ def _alone(endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     return {path: candidates[0] for path, candidates in found.items() if len(candidates) == 1}
 
 
+def _only_get(exchange: Exchange) -> None:
+    if exchange.method != "GET":
+        raise Refusal(405, f"{exchange.method} is not allowed here", "use GET")
+
+
 def _is_ready(compiled: CompiledRoute, version: str | None) -> bool:
     if version is not None:
         return any(not replica.ejected for replica in compiled.overrides[version].replicas)
@@ -517,11 +503,12 @@ def _is_ready(compiled: CompiledRoute, version: str | None) -> bool:
     return all(arm is not None and any(not replica.ejected for replica in arm.replicas) for arm in arms)
 
 
-def _event_ids(ids: Sequence[str]) -> tuple[tuple[bytes, bytes], ...]:
+def _event_ids(ids: Sequence[str]) -> bytes:
+    """The ids as a header line; none where they are too many, or could not stand in one."""
     if len(ids) > EVENT_IDS_IN_HEADER_MAX:
-        return ()
+        return b""
     text = ids[0] if len(ids) == 1 else ",".join(ids)
-    return ((scoring.EVENT_IDS, text.encode("ascii")),) if text.isascii() and text.isprintable() else ()
+    return b"%b: %b\r\n" % (scoring.EVENT_IDS, text.encode("ascii")) if text.isascii() and text.isprintable() else b""
 
 
 def _deadline_s(headers: Mapping[bytes, bytes]) -> float | None:

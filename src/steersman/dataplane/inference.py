@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 
 from steersman.dataplane import metrics, protocol, routing, upstream
-from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts
-from steersman.dataplane.asgi import Refusal
+from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, said
 from steersman.dataplane.capture import LogFullError, Prediction, SegmentWriter
 from steersman.dataplane.configuration import BUCKETS
+from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.privacy import WITHHELD
 from steersman.dataplane.protocol import EnvelopeError, Tensor
 from steersman.dataplane.request import Answered, Asked, Part, PartAnswer, Request
@@ -54,9 +54,10 @@ class Inference:
         compiled.in_flight += 1
         try:
             parts = assign(request)
-            mirrors = self._start_mirrors(request)
+            mirrors = self._start_mirrors(request) if compiled.mirrors else []
             answers = [await self._ask(request, parts[0])] if len(parts) == 1 else await self._ask_all(request, parts)
-            answers = await self._fall_back(request, answers)
+            if len(answers) > 1 or answers[0].status >= 500:
+                answers = await self._fall_back(request, answers)
             if self.replay and mirrors:
                 await asyncio.wait(mirrors)
             if route.capture == "durable" and request.recorded:
@@ -211,11 +212,11 @@ class Inference:
             for row in rows:
                 variants[row] = answer.part.arm.role
             parts.append((rows, answer.outputs))
-        said = tuple(
-            (name, b",".join(dict.fromkeys(arm.said[index][1] for arm in arms)))
-            for index, (name, _) in enumerate(leading.said)
-        )
-        return Answered(request.id, leading.version, request.event_ids, variants, _rejoined(parts, request.rows), said)
+        told = [
+            ",".join(dict.fromkeys(each)) for each in zip(*((a.version, a.release, a.role) for a in arms), strict=True)
+        ]
+        outputs = _rejoined(parts, request.rows)
+        return Answered(request.id, leading.version, request.event_ids, variants, outputs, said(told))
 
     def _start_mirrors(self, request: Request) -> list[asyncio.Task[None]]:
         """Start a copy for every mirror. Beyond the bound copies are dropped and counted, except in a replay."""

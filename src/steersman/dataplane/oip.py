@@ -14,16 +14,13 @@ import msgspec
 
 from steersman import __version__
 from steersman.dataplane import protocol, tensors
-from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.configuration import Route
-from steersman.dataplane.edge import JSON
+from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.request import Answered, Asked
 
 JSON_BYTES = b"inference-header-content-length"
 BINARY = b"application/octet-stream"
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 def asked(body: bytes, headers: Mapping[bytes, bytes], at_us: int) -> Asked:
@@ -66,8 +63,8 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
 _JSON_TYPES = frozenset({b"application/json", b"text/json", b""})
 
 
-def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers, bytes]:
-    """Body, further headers and content type of the reply.
+def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, int | None]:
+    """The reply's body, and where its JSON ends when tensors lie behind it.
 
     Raises EnvelopeError for an output nobody has, or one that has no binary form.
     """
@@ -85,8 +82,8 @@ def answer(model: str, given: Asked, answered: Answered) -> tuple[bytes, Headers
         outputs=outputs,
     )
     if not behind:
-        return body, (), JSON
-    return b"".join((body, *behind)), ((JSON_BYTES, b"%d" % len(body)),), BINARY
+        return body, None
+    return b"".join((body, *behind)), len(body)
 
 
 def _chosen(envelope: InferEnvelope, outputs: Sequence[Tensor]) -> tuple[list[Tensor | msgspec.Raw], list[bytes]]:

@@ -273,34 +273,35 @@ def uuid7s(count: int) -> list[str]:
     """`count` UUIDs of version 7 (RFC 9562): sortable by time, random beyond the millisecond."""
     stamp = (time.time_ns() // 1_000_000) & (2**48 - 1)
     prefix = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
-    noise = _randomness.take(20 * count)
+    if len(_randomness.ends) < count:
+        _randomness.refill(count)
     if count == 1:
-        return [f"{prefix}{noise[:3]}-{_VARIANT[noise[3]]}{noise[4:7]}-{noise[7:19]}"]
-    ids = []
-    for start in range(0, 20 * count, 20):
-        part = noise[start : start + 20]
-        ids.append(f"{prefix}{part[:3]}-{_VARIANT[part[3]]}{part[4:7]}-{part[7:19]}")
-    return ids
+        return [prefix + _randomness.ends.pop()]
+    ends = _randomness.ends[-count:]
+    del _randomness.ends[-count:]
+    return [prefix + end for end in ends]
 
 
 class _Randomness:
-    """The kernel's randomness as hexadecimal digits, read a page at a time: a read for each id costs more than the id."""
+    """The random ends of ids to come, of the kernel's randomness, some hundred at a time: a read for each costs more than the
+    id, and so does putting each together alone."""
 
-    DIGITS = 8_000
+    ENDS = 400
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """A process that forks must not give the same ids twice."""
-        self._digits = ""
-        self._at = 0
+        self.ends: list[str] = []
 
-    def take(self, count: int) -> str:
-        if self._at + count > len(self._digits):
-            self._digits, self._at = os.urandom(max(self.DIGITS, count) // 2 + 1).hex(), 0
-        self._at += count
-        return self._digits[self._at - count : self._at]
+    def refill(self, count: int) -> None:
+        count = max(self.ENDS, count)
+        noise = os.urandom(10 * count).hex()
+        for at in range(0, 20 * count, 20):
+            self.ends.append(
+                f"{noise[at : at + 3]}-{_VARIANT[noise[at + 3]]}{noise[at + 4 : at + 7]}-{noise[at + 7 : at + 19]}"
+            )
 
 
 _randomness = _Randomness()

@@ -8,7 +8,7 @@ import msgspec
 
 from steersman.dataplane import protocol, routing, tensors, upstream
 from steersman.dataplane.arms import Arm, CompiledRoute
-from steersman.dataplane.asgi import Refusal
+from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.tracing import Span
 
@@ -86,14 +86,17 @@ class PartAnswer(msgspec.Struct, gc=False):
 
 
 class Answered(msgspec.Struct, gc=False):
-    """What the versions said, before a protocol puts it into its own words. Raw outputs where one version answered."""
+    """What the versions said, before a protocol puts it into its own words. Raw outputs where one version answered.
+
+    `said` are header lines that tell who answered.
+    """
 
     id: str
     version: str
     event_ids: list[str]
     variants: list[str]
     outputs: bytes | list[Tensor]
-    said: tuple[tuple[bytes, bytes], ...]
+    said: bytes
 
     def tensors(self) -> list[Tensor]:
         """Raises EnvelopeError where a worker's outputs are none."""

@@ -23,14 +23,15 @@ from pathlib import Path
 
 import uvloop
 
-from steersman.dataplane import asgi, sockets, tracing
-from steersman.dataplane.asgi import Receive, Scope, Send
+from steersman.dataplane import sockets, tracing
 from steersman.dataplane.capture import LogHeldError, SegmentWriter
 from steersman.dataplane.configuration import InvalidConfigurationError
+from steersman.dataplane.exchange import Exchange
 from steersman.dataplane.gateway import FLUSH_S_MAX, Gateway
 from steersman.dataplane.handles import settle_memory, write_handle
 from steersman.dataplane.handover import Handover
 from steersman.dataplane.handover import door as handover_door
+from steersman.dataplane.listening import CONNECTIONS_MAX, EdgeServer, listen_tcp
 
 STREAMS_MAX = 64
 """Streams of the log: one for each router that lives, and one more for each that drains beside its successor."""
@@ -62,14 +63,15 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
     admin_socket, key = sockets.listen_unix(state / "run" / f"{name}.sock")
     handover = Handover(handover_door(state, number), listener)
 
-    async def admin_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await gateway.admin(scope, receive, send, key)
+    async def admin_app(exchange: Exchange) -> None:
+        await gateway.admin(exchange, key)
 
-    public, admin = asgi.edge(gateway.app, cancel_on_leave=True, counts=gateway.edge), asgi.edge(admin_app)
+    public, admin = EdgeServer(gateway.app, cancel_on_leave=True, counts=gateway.edge), EdgeServer(admin_app)
     ending: list[asyncio.Task[None]] = []
 
     def stop() -> None:
-        public.should_exit = admin.should_exit = True
+        public.stop()
+        admin.stop()
         ending.append(asyncio.create_task(handover.close()))
 
     loop = asyncio.get_running_loop()
@@ -78,7 +80,7 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
     write_handle(state / "run" / f"{name}.json", port=listener.getsockname()[1])
     settle_memory()
     pages = asyncio.create_task(_turn_pages(gateway.log))
-    await asyncio.gather(public.serve(sockets=[listener]), admin.serve(sockets=[admin_socket]))
+    await asyncio.gather(public.serve(listener), admin.serve(admin_socket))
     pages.cancel()
     await gateway.inference.settle(FLUSH_S_MAX)
     gateway.upstreams.close()
@@ -89,7 +91,7 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
 def _allow_many_connections() -> None:
     """Each caller takes a descriptor and each request under way another; the usual soft limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * asgi.CONNECTIONS_MAX
+    wanted = 4 * CONNECTIONS_MAX
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(hard, wanted), hard)
@@ -109,7 +111,7 @@ def main() -> None:
         listener = (
             socket.socket(fileno=arguments.fd)
             if arguments.fd is not None
-            else asgi.listen_tcp(arguments.host, arguments.port)
+            else listen_tcp(arguments.host, arguments.port)
         )
         uvloop.run(serve(arguments.state, listener, number=arguments.number))
     except (OSError, InvalidConfigurationError, LogHeldError) as error:

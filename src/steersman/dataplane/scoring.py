@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from steersman.dataplane import protocol
-from steersman.dataplane.asgi import Refusal
+from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.protocol import PREDICTION, PREDICTION_TABLE, EnvelopeError, RequestParameters, Tensor
 from steersman.dataplane.request import Asked
 

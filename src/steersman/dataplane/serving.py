@@ -17,11 +17,12 @@ from typing import Any
 
 import msgspec
 
-from steersman.dataplane import asgi, examples, protocol, streaming, tensors, tracing
-from steersman.dataplane.asgi import Receive, Refusal, Scope, Send
+from steersman.dataplane import examples, protocol, streaming, tensors, tracing
 from steersman.dataplane.batches import Batch, Model, check_rows, tensor
 from steersman.dataplane.batching import Batcher, Call, Predicted, TimeOverError
+from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import own_handle, settle_memory
+from steersman.dataplane.listening import EdgeServer, listen_tcp
 from steersman.dataplane.loading import RefusedModelError, WorkerSpec
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
@@ -59,7 +60,7 @@ class _Generate(msgspec.Struct, frozen=True):
 
 
 class Worker:
-    """The ASGI app around one loaded version. `watch` is set by who runs it in a process of its own."""
+    """Answers for one loaded version. `watch` is set by who runs it in a process of its own."""
 
     def __init__(self, spec: WorkerSpec, model: Model) -> None:
         self._spec = spec
@@ -77,24 +78,23 @@ class Worker:
     def busy_since(self) -> float | None:
         return self._batcher.running_since if self._batcher is not None else None
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(self, exchange: Exchange) -> None:
         try:
-            path = scope["path"]
-            if path == self._path and scope["method"] == "POST":
-                headers = _read_headers(scope)
-                body = await asgi.read_body(scope, receive, bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
-                answer, timing = await self._infer(body, headers)
-                await asgi.reply(send, 200, answer, ((b"server-timing", timing),))
-            elif path == self._stream_path and scope["method"] == "POST":
-                headers = _read_headers(scope)
-                body = await asgi.read_body(scope, receive, bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
-                await self._stream(body, headers, receive, send)
-            elif path in ("/v2/health/live", "/v2/health/ready") and scope["method"] == "GET":
-                await asgi.reply(send, 200, b'{"%s": true}' % path.rpartition("/")[2].encode())
+            path = exchange.path
+            if path == self._path and exchange.method == "POST":
+                headers = _read_headers(exchange)
+                body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
+                exchange.answer(200, *await self._infer(body, headers))
+            elif path == self._stream_path and exchange.method == "POST":
+                headers = _read_headers(exchange)
+                body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
+                await self._stream(body, headers, exchange)
+            elif path in ("/v2/health/live", "/v2/health/ready") and exchange.method == "GET":
+                exchange.answer(200, b'{"%s": true}' % path.rpartition("/")[2].encode())
             else:
-                raise Refusal(404, f"no {scope['method']} {path[:200]}", f"POST {self._stream_path or self._path}")
+                raise Refusal(404, f"no {exchange.method} {path[:200]}", f"POST {self._stream_path or self._path}")
         except Refusal as refusal:
-            await asgi.refuse(send, refusal)
+            exchange.refuse(refusal)
 
     def answer(self, body: bytes, variant: str = "stable") -> bytes:
         """Check and predict at once. Raises Refusal: 400 malformed, 422 not the signature's, 500 the model raised."""
@@ -102,7 +102,7 @@ class Worker:
         return self._encode(request_id, self._predict(batch, Call(variant)))
 
     async def _infer(self, body: bytes, headers: _Headers) -> tuple[bytes, bytes]:
-        """The answer's body, and where the time went."""
+        """The answer's body, and where the time went as a header line."""
         request_id, batch = self._admit(body, headers.json_bytes)
         deadline_at = None
         if headers.deadline_s is not None:
@@ -122,7 +122,7 @@ class Worker:
                 raise _time_over(str(error)) from None
             except Exception as error:  # whatever the model raised on this request
                 raise self._refusal(error, batch) from error
-        timing = b"queue;dur=%.3f, predict;dur=%.3f" % (predicted.queue_ms, predicted.predict_ms)
+        timing = b"server-timing: queue;dur=%.3f, predict;dur=%.3f\r\n" % (predicted.queue_ms, predicted.predict_ms)
         return self._encode(request_id, predicted), timing
 
     def _admit(self, body: bytes, json_bytes: int | None) -> tuple[str | None, Batch]:
@@ -163,7 +163,7 @@ class Worker:
             }
         )
 
-    async def _stream(self, body: bytes, headers: _Headers, receive: Receive, send: Send) -> None:
+    async def _stream(self, body: bytes, headers: _Headers, exchange: Exchange) -> None:
         if self._streams >= STREAMS_MAX:
             raise Refusal(503, f"{self._streams} streams are under way", "try again later", retry_after_s=1)
         assert self._model.stream is not None
@@ -185,7 +185,7 @@ class Worker:
         self._streams += 1
         try:
             pieces = self._model.stream(batch, headers.variant)
-            await streaming.relay(receive, send, pieces, encode, failed)
+            await streaming.relay(exchange, pieces, encode, failed)
         except Exception as error:  # before the first piece
             raise self._refusal(error, batch) from error
         finally:
@@ -237,9 +237,9 @@ def _time_over(why: str) -> Refusal:
     return Refusal(504, f"the deadline passed before the prediction began: {why}", "send fewer requests at a time")
 
 
-def _read_headers(scope: Scope) -> _Headers:
+def _read_headers(exchange: Exchange) -> _Headers:
     variant, mlflow, json_bytes, deadline_s = "stable", False, None, None
-    for name, value in scope["headers"]:
+    for name, value in exchange.fields:
         try:
             if name == b"x-steersman-variant":
                 variant = _VARIANTS[value]
@@ -253,7 +253,7 @@ def _read_headers(scope: Scope) -> _Headers:
             raise Refusal(400, "unknown X-Steersman-Variant", "stable, candidate, mirror or challenger") from None
         except ValueError:
             raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out") from None
-    return _Headers(variant, mlflow, json_bytes, deadline_s, scope["headers"])
+    return _Headers(variant, mlflow, json_bytes, deadline_s, exchange.fields)
 
 
 async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:
@@ -263,12 +263,12 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str 
     """
     worker = Worker(spec, model)
     worker.warm_up()
-    listener: socket.socket = asgi.listen_tcp("127.0.0.1", spec.port)
-    server = asgi.edge(worker.app)
+    listener: socket.socket = listen_tcp("127.0.0.1", spec.port)
+    server = EdgeServer(worker.app)
     stopped_because: list[str] = []
 
     def stop(because: str | None = None) -> None:
-        server.should_exit = True
+        server.stop()
         if because is not None:
             stopped_because.append(because)
 
@@ -281,5 +281,5 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str 
     os.write(handle, msgspec.json.encode(card))
     os.close(handle)
     worker.watch.beat()
-    await server.serve(sockets=[listener])
+    await server.serve(listener)
     return stopped_because[0] if stopped_because else None

@@ -15,7 +15,7 @@ import http.client
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 KEY_HEADER = "x-steersman-key"
@@ -65,9 +65,8 @@ def listen_unix(path: Path) -> tuple[socket.socket, bytes]:
     return listener, key.encode()
 
 
-def key_matches(headers: list[tuple[bytes, bytes]], key: bytes) -> bool:
-    given = next((value for name, value in headers if name == KEY_HEADER.encode()), b"")
-    return hmac.compare_digest(given, key)
+def key_matches(headers: Mapping[bytes, bytes], key: bytes) -> bool:
+    return hmac.compare_digest(headers.get(KEY_HEADER.encode(), b""), key)
 
 
 def connect_unix(path: Path, *, timeout_s: float | None) -> socket.socket:

@@ -2,7 +2,8 @@
 
 The committer writes, the control server reads, and both mean the same place: `tables/` of the state directory, or what
 `STEERSMAN_TABLES` names (`s3://bucket/prefix`), with the address and the credentials in the usual `AWS_*` variables. A
-secret is in the environment of these two processes and nowhere else: on no command line, in no file of ours, in no log.
+secret is in the environment of these two and of the committer's upkeep, and nowhere else: on no command line, in no file
+of ours, in no log.
 
 A Delta commit is safe on an object store when an entry of the log can be created only where none is. deltalake asks for
 that with a *conditional put* (`If-None-Match: *`), which Amazon S3, SeaweedFS, MinIO, Ceph and R2 carry out; so no table

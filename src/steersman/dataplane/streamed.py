@@ -15,8 +15,8 @@ import msgspec
 
 from steersman.dataplane import protocol, upstream
 from steersman.dataplane.arms import CompiledRoute
-from steersman.dataplane.asgi import Refusal
 from steersman.dataplane.connection import Stream, UpstreamError
+from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.inference import Inference, assign
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, RequestParameters, Tensor
 from steersman.dataplane.request import Asked, PartAnswer, Request

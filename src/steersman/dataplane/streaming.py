@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from steersman.dataplane.asgi import Receive, Send
+from steersman.dataplane.exchange import Exchange, header_lines
 
-_HEAD = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+EVENT_STREAM = header_lines((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
 _END: Any = object()
 
 Encode = Callable[[Any], bytes]
@@ -22,12 +22,12 @@ Encode = Callable[[Any], bytes]
 
 
 async def relay(
-    receive: Receive, send: Send, pieces: Iterator[Any], encode: Encode, failed: Callable[[Exception], bytes]
+    exchange: Exchange, pieces: Iterator[Any], encode: Encode, failed: Callable[[Exception], bytes]
 ) -> None:
     """Send all pieces. What the generator raises before its first piece is raised here; later, `failed` is a last event."""
     loop = asyncio.get_running_loop()
     executor = ThreadPoolExecutor(1, thread_name_prefix="stream")
-    left = asyncio.ensure_future(_left(receive))
+    left = exchange.departure()
 
     def following() -> bytes | None:
         """In the thread: the next piece as JSON, None after the last."""
@@ -36,9 +36,9 @@ async def relay(
 
     try:
         event = await loop.run_in_executor(executor, following)
-        await send({"type": "http.response.start", "status": 200, "headers": list(_HEAD)})
+        exchange.begin(200, EVENT_STREAM)
         while event is not None:
-            await _event(send, event)
+            await exchange.send(_event(event))
             coming = loop.run_in_executor(executor, following)
             either: set[asyncio.Future[Any]] = {coming, left}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -48,22 +48,16 @@ async def relay(
             try:
                 event = coming.result()
             except Exception as error:  # a model may raise anything; the head is sent, so the stream says it
-                await _event(send, failed(error))
+                await exchange.send(_event(failed(error)))
                 break
-        await send({"type": "http.response.body", "body": b""})
+        exchange.end()
     finally:
-        left.cancel()
         executor.submit(_close, pieces)  # after the piece it is at
         executor.shutdown(wait=False)
 
 
-async def _event(send: Send, content: bytes) -> None:
-    await send({"type": "http.response.body", "body": b"data: " + content + b"\n\n", "more_body": True})
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _event(content: bytes) -> bytes:
+    return b"data: " + content + b"\n\n"
 
 
 def _close(pieces: Iterator[Any]) -> None:

@@ -10,21 +10,23 @@ opens them all and a new process reads every entry ever written. So, table by ta
 - *vacuum*: files nobody refers to go a day after they were replaced, or after a committer died before it committed them.
   A reader that took its list of files before a compaction has that long.
 
-It runs in a thread of its own on tables it opened itself. A compaction takes away only files it has read and an append
-takes away none, so Delta lets both commit, whoever is first; only a deletion waits for the piece of work under way.
+A piece of work opens its table itself. A compaction takes away only files it has read and an append takes away none, so
+Delta lets both commit, whoever is first; only a deletion waits for the piece under way. A merge needs 100 MB and more for a
+moment, and the process that did it keeps much of that: so the committer has it done in another (`steersman.dataplane.apart`).
+What does the work therefore imports no Polars, which would double its start.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 import msgspec
-import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
@@ -59,6 +61,21 @@ VACUUM_S = 24 * 3600.0
 _log = logging.getLogger("steersman.upkeep")
 
 
+class Done(msgspec.Struct):
+    """What one piece of work did; `again` if the table may need another at once."""
+
+    compactions: int = 0
+    files_merged: int = 0
+    checkpoints: int = 0
+    files_vacuumed: int = 0
+    conflicts: int = 0
+    again: bool = False
+
+
+Work = Callable[[str, bool], Done]
+"""Do one piece of work on the table at a path, with a vacuum where one is due. Raises DeltaError or OSError."""
+
+
 class UpkeepCounts(msgspec.Struct):
     compactions: int = 0
     files_merged: int = 0
@@ -66,6 +83,13 @@ class UpkeepCounts(msgspec.Struct):
     files_vacuumed: int = 0
     conflicts: int = 0
     last_error: str | None = None
+
+    def add(self, done: Done) -> None:
+        self.compactions += done.compactions
+        self.files_merged += done.files_merged
+        self.checkpoints += done.checkpoints
+        self.files_vacuumed += done.files_vacuumed
+        self.conflicts += done.conflicts
 
 
 @dataclass
@@ -84,12 +108,14 @@ class _LastCheckpoint(msgspec.Struct):
 
 @dataclass
 class Upkeep:
-    """The work on all tables under one root. `committed` may be called from any thread, `turn` from one at a time.
+    """Which table is next, of all under one root. `committed` may be called from any thread, `turn` from one at a time.
 
-    `alone` is held during each piece of work; whoever deletes rows holds it too.
+    `work` is done here and now unless another is given. `alone` is held during each piece of it; whoever deletes rows
+    holds it too.
     """
 
     storage: Storage
+    work: Work | None = None
     counts: UpkeepCounts = field(default_factory=UpkeepCounts)
     alone: threading.Lock = field(default_factory=threading.Lock)
     _known: dict[str, _Known] = field(default_factory=dict)
@@ -120,62 +146,78 @@ class Upkeep:
             path = min(due)[1]
             known = self._known[path]
             known.looked_s, known.commits, known.again = now_s, 0, False
+        work = self.work or functools.partial(work_on, self.storage)
+        stale = now_s - known.vacuumed_s >= VACUUM_S
         with self.alone:
-            try:
-                known.again = self._work(path, known)
-            except CommitFailedError as error:  # a writer beside us was first; the next look sees what is left to do
-                self.counts.conflicts += 1
-                _log.info("%s: %s", path, error)
+            done = work(path, stale)
+        if stale and not done.again:
+            known.vacuumed_s = now_s
+        known.again = done.again
+        self.counts.add(done)
         return True
 
-    def _work(self, path: str, known: _Known) -> bool:
-        """The first thing that is due on one table; True if there may be more."""
-        table = open_table(self.storage, path)
-        if table is None:
-            return False
-        for day, size in self._mergeable(table):
-            done = table.optimize.compact(
-                partition_filters=[("date", "=", day)],
-                target_size=size,
-                max_concurrent_tasks=1,
-                post_commithook_properties=NO_HOOKS,
-            )
-            if done["numFilesRemoved"]:
-                self.counts.compactions += 1
-                self.counts.files_merged += done["numFilesRemoved"]
-                return True
-        if table.version() - self._checkpointed(path) >= CHECKPOINT_ENTRIES:
-            table.create_checkpoint()
-            self.counts.checkpoints += 1
-            return True
-        if time.monotonic() - known.vacuumed_s >= VACUUM_S:
-            known.vacuumed_s = time.monotonic()
-            self.counts.files_vacuumed += vacuum(self.storage, path, table, hours=GRACE_H, orphans=True)
-            table.cleanup_metadata()
-        return False
 
-    @staticmethod
-    def _mergeable(table: DeltaTable) -> Iterator[tuple[str, int]]:
-        """Dates whose files are to be merged, and up to which size."""
-        listed = pl.DataFrame(table.get_add_actions(flatten=True))
-        if not listed.height:
+def work_on(storage: Storage, path: str, stale: bool) -> Done:
+    """One merge if any is due, and then, if none is left, a checkpoint, and a vacuum where the last is long ago."""
+    done = Done()
+    table = open_table(storage, path)
+    if table is None:
+        return done
+    try:
+        _merge(table, done)
+        if not done.again:
+            if table.version() - _checkpointed(storage, path) >= CHECKPOINT_ENTRIES:
+                table.create_checkpoint()
+                done.checkpoints += 1
+            if stale:
+                done.files_vacuumed += vacuum(storage, path, table, hours=GRACE_H, orphans=True)
+                table.cleanup_metadata()
+    except CommitFailedError as error:  # a writer beside us was first; the next look sees what is left to do
+        done.conflicts += 1
+        _log.info("%s: %s", path, error)
+    return done
+
+
+def _merge(table: DeltaTable, done: Done) -> None:
+    """Merge the first date that can be, and note whether another waits."""
+    for day, size in _mergeable(table):
+        if done.compactions:
+            done.again = True
             return
-        newest_ms = pl.col("modification_time").cast(pl.Int64).max()
-        by_date = listed.group_by(pl.col("partition.date").alias("day")).agg(
-            (pl.col("size_bytes") < SMALL_BYTES).sum().alias("small"),
-            (pl.col("size_bytes") < DATE_BYTES // 2).sum().alias("mergeable"),
-            newest_ms.alias("newest_ms"),
+        merged = table.optimize.compact(
+            partition_filters=[("date", "=", day)],
+            target_size=size,
+            max_concurrent_tasks=1,
+            post_commithook_properties=NO_HOOKS,
         )
-        now_ms = time.time() * 1000
-        for day, small, mergeable, newest in by_date.sort("day").iter_rows():
-            if mergeable > 1 and now_ms - newest > DATE_OVER_S * 1000:
-                yield day, DATE_BYTES
-            elif small >= SMALL_FILES_MAX:
-                yield day, SMALL_BYTES
+        if merged["numFilesRemoved"]:
+            done.compactions += 1
+            done.files_merged += merged["numFilesRemoved"]
 
-    def _checkpointed(self, path: str) -> int:
-        last = self.storage.read(f"{path}/_delta_log/_last_checkpoint")
-        return -1 if last is None else msgspec.json.decode(last, type=_LastCheckpoint).version
+
+def _mergeable(table: DeltaTable) -> Iterator[tuple[str, int]]:
+    """Dates whose files are to be merged, and up to which size."""
+    listed = table.get_add_actions(flatten=True)
+    if not listed.num_rows:
+        return
+    files: dict[str, list[tuple[int, int]]] = {}
+    days, sizes, changed_ms = (
+        listed.column(name).to_pylist() for name in ("partition.date", "size_bytes", "modification_time")
+    )
+    for day, size, at_ms in zip(days, sizes, changed_ms, strict=True):
+        files.setdefault(day, []).append((size, at_ms))
+    now_ms = time.time() * 1000
+    for day, there in sorted(files.items()):
+        mergeable = sum(size < DATE_BYTES // 2 for size, _ in there)
+        if mergeable > 1 and now_ms - max(at_ms for _, at_ms in there) > DATE_OVER_S * 1000:
+            yield day, DATE_BYTES
+        elif sum(size < SMALL_BYTES for size, _ in there) >= SMALL_FILES_MAX:
+            yield day, SMALL_BYTES
+
+
+def _checkpointed(storage: Storage, path: str) -> int:
+    last = storage.read(f"{path}/_delta_log/_last_checkpoint")
+    return -1 if last is None else msgspec.json.decode(last, type=_LastCheckpoint).version
 
 
 def vacuum(storage: Storage, path: str, table: DeltaTable, *, hours: int, orphans: bool) -> int:

@@ -29,6 +29,7 @@ from steersman.dataplane.connection import (
     Stream,
     UpstreamError,
 )
+from steersman.dataplane.deadlines import Deadlines
 
 IDLE_MAX = 64
 """Idle connections kept to one replica."""
@@ -104,6 +105,7 @@ class Replica:
         self.counts = counts or UpstreamCounts()
         self._host, self._port = host, int(port)
         self._idle: deque[Connection] = deque()
+        self._deadlines = Deadlines()
         self._prober: asyncio.Task[None] | None = None
         self._outlier_s = OUTLIER_S
         self._back_at = 0.0
@@ -167,7 +169,9 @@ class Replica:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(Connection, self._host, self._port)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._deadlines), self._host, self._port
+                )
         except TimeoutError:
             self.counts.connect_failures += 1
             raise UpstreamError(f"no connection within {timeout_s:g} s", executed=False) from None

@@ -85,13 +85,16 @@ def lacking(demand: Demand, agreed: Sequence[Agreement]) -> str | None:
 
     Each role must be held by a person of their own: somebody with two roles stands in for one of them.
     """
+    count, roles = missing(demand, agreed)
+    return f"waits for {count} more approval(s) by role {' and '.join(roles)}" if count else None
+
+
+def missing(demand: Demand, agreed: Sequence[Agreement]) -> tuple[int, tuple[str, ...]]:
+    """How many people must still agree, and by which roles."""
     filled = _filled(demand.roles, agreed)
     open_roles = [role for index, role in enumerate(demand.roles) if index not in filled]
-    missing = max(demand.count - len(agreed), len(open_roles))
-    if missing <= 0:
-        return None
-    roles = " and ".join(dict.fromkeys(open_roles or demand.roles))
-    return f"waits for {missing} more approval(s) by role {roles}"
+    count = max(demand.count - len(agreed), len(open_roles), 0)
+    return count, tuple(dict.fromkeys(open_roles or demand.roles))
 
 
 def _filled(roles: Sequence[str], agreed: Sequence[Agreement]) -> set[int]:

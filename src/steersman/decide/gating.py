@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steersman.decide.judging import BLOCKS_MIN, SPREAD_FLOOR
+from steersman.decide.judging import BLOCKS_MIN
 from steersman.domain import spec
 from steersman.domain.metrics import Direction, harm
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.stats.beta import student_quantile
 from steersman.stats.performance import evaluate, metric_named, paired_blocks
+from steersman.stats.sequences import SPREAD_FLOOR
 
 NO_PRODUCTION = "no production version to compare with"
 

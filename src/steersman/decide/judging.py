@@ -12,31 +12,41 @@ A rule that rolls back as soon as harm exceeds zero would abort 45 % of candidat
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steersman.domain.spec import OnInconclusive
+from steersman.domain.spec import EvidenceUnit, OnInconclusive
 from steersman.domain.verdicts import NUnit, Outcome, Verdict
-from steersman.stats.performance import BlockDifferences
+from steersman.stats.performance import BLOCK_ROWS_MIN, BlockDifferences
 from steersman.stats.sequences import (
     BLOCKS_TUNED_AT,
+    ROWS_TUNED_AT,
+    SPREAD_FLOOR,
     Interval,
+    asymptotic_radii,
     bernoulli_interval,
     needed_n,
     student_interval,
 )
+from steersman.stats.shares import log_wealth_against
 
 BLOCKS_MIN = 5
 """Fewest blocks a verdict may rest on: below it the spread between blocks is itself unknown."""
 
-SPREAD_FLOOR = 0.25
-"""Smallest believed standard deviation between blocks, as a share of the margin. A handful of equal differences (two
-identical versions, or a metric that rarely moves) would otherwise give an interval of width zero."""
+ROWS_MIN = 500
+"""Fewest requests a verdict over rows may rest on: the sequence over rows holds where the central limit theorem does."""
+
+RIGHT_OR_WRONG = frozenset({"accuracy", "agreement", "error_rate"})
+"""Metrics whose rows are right or wrong and nothing between. Their errors are rare, so a short run without any says less
+than its standard deviation pretends; `row_bounds` then believes in the spread that harm at the margin would have."""
+
+DEPENDENCE_ALPHA = 1e-4
+"""Chance, at one look, that independent requests are taken for dependent ones."""
 
 TIER_PROMOTE_WITHIN_MARGIN_MAX = 1
 """Highest risk tier in which an undecided candidate may be promoted; above it a person decides."""
@@ -127,102 +137,233 @@ def harm_interval(
     return student_interval(int(values.size), mean, spread, alpha=alpha, sides=1, tuned_at=tuned_at), spread
 
 
-def judge_error_rate(
-    *, errors: int, requests: int, limit: float, requests_min: int, alpha: float = 0.05, name: str = "error rate"
-) -> Verdict:
-    """Guard an error rate by its limit, at any number of looks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockEvidence:
+    """What one block (or one cluster) says about one metric in one slice of the requests."""
 
-    Two counts since the step began; `limit` is a fraction in 0..1, not percent. A guardrail looks for harm: it fails
-    when the whole interval lies above the limit (whatever the number of requests), and passes at `requests_min` when
-    the rate itself keeps the limit. In between, and below `requests_min`, it is inconclusive.
+    harm: float  # candidate minus stable, above 0 is worse, in the metric's own unit
+    n: int  # labelled requests behind it
+    spread: float | None  # sample sd of the single requests' harms; None where the metric is no mean of requests
+
+
+def judge_evidence(
+    blocks: Sequence[BlockEvidence],
+    *,
+    metric: str,
+    margin: float,
+    unit: EvidenceUnit = EvidenceUnit.BLOCK,
+    blocks_min: int = BLOCKS_MIN,
+    rows_min: int = ROWS_MIN,
+    alpha: float = 0.05,
+    n_unit: NUnit = "days",
+    critical: bool = True,
+) -> Verdict:
+    """Judge what was measured in pairs or in a split; the two are stored alike and judged alike.
+
+    Unit *block*: the student sequence over block harms (`judge_paired`). Unit *row*: the asymptotic sequence over all
+    requests, from the blocks' running sums; inconclusive below `rows_min` requests, and an error where the metric is no
+    mean of requests or where the blocks spread wider than independent requests could. `alpha` is as in `judge_paired`;
+    with k slices or k critical metrics pass alpha / k.
     """
-    if not 0.0 <= limit <= 1.0:
-        raise ValueError(f"limit is a fraction within 0..1, got {limit}")
-    if not 0 <= errors <= requests:
-        raise ValueError(f"errors must lie in 0..requests, got {errors} of {requests}")
-    interval = bernoulli_interval(errors, requests, alpha=alpha)
-    measured = (
-        f"{name} {errors / requests:.4%} [{interval.lower:.4%}, {interval.upper:.4%}], limit {limit:g}, n={requests}"
-        if requests
-        else f"{name} unknown, no requests yet"
+    if unit is EvidenceUnit.BLOCK:
+        harms = [block.harm for block in blocks]
+        return judge_paired(
+            harms, margin=margin, metric=metric, blocks_min=blocks_min, alpha=alpha, n_unit=n_unit, critical=critical
+        )
+    if margin < 0 or not math.isfinite(margin):
+        raise ValueError(f"margin must be finite and not negative, got {margin}")
+    return _judge_rows(
+        [block for block in blocks if block.n],
+        metric=metric,
+        margin=margin,
+        rows_min=max(rows_min, 2),
+        alpha=alpha,
+        critical=critical,
     )
+
+
+def _judge_rows(
+    blocks: Sequence[BlockEvidence], *, metric: str, margin: float, rows_min: int, alpha: float, critical: bool
+) -> Verdict:
+    n = sum(block.n for block in blocks)
+
+    def verdict(outcome: Outcome, because: str, needed: int | None = None, mean: float | None = None) -> Verdict:
+        because = f"{metric}: {because}"
+        return Verdict(
+            outcome=outcome, because=because, metric=metric, estimate=mean, n=n, margin=margin, needed=needed
+        )
+
+    if any(not math.isfinite(block.harm) for block in blocks):
+        return verdict(Outcome.ERROR, f"harm could not be measured in one of {len(blocks)} blocks")
+    if any(block.spread is None for block in blocks):
+        return verdict(Outcome.ERROR, "is no mean of single requests; judge it by blocks")
+    mean, spread = _pooled(blocks) if n else (None, 0.0)
+    if mean is None or n < rows_min:
+        return verdict(Outcome.INCONCLUSIVE, f"{n} requests of evidence, need at least {rows_min}", rows_min - n, mean)
+    effect = _dependence(blocks, mean)
+    if effect is not None:
+        because = (
+            f"blocks spread as if one in {effect:.0f} requests were evidence: they are not independent; judge by blocks"
+        )
+        return verdict(Outcome.ERROR, because, mean=mean)
+    lower, upper = (
+        float(bound)
+        for bound in row_bounds(n, mean, spread, metric=metric, margin=margin, alpha=alpha, rows_min=rows_min)
+    )
+    interval = Interval(
+        estimate=mean, lower=lower, upper=upper, n=n, alpha=alpha, method="asymptotic mixture sequence over requests"
+    )
+    outcome, finding = _compare(interval, margin, critical)
     needed = None
-    if interval.lower > limit:
-        outcome, because = Outcome.FAILED, measured
-    elif requests < requests_min:
-        outcome, because = Outcome.INCONCLUSIVE, f"{measured}; need {requests_min} requests"
-        needed = requests_min - requests
-    elif errors / requests <= limit:
-        outcome, because = Outcome.SUCCESSFUL, measured
-    else:
-        outcome, because = Outcome.INCONCLUSIVE, f"{measured}; the interval straddles the limit"
+    if outcome is Outcome.INCONCLUSIVE:
+        believed = float(_believed(spread, metric, margin))
+        total = needed_n(
+            abs(mean - margin), believed, alpha=alpha, sides=1, tuned_at=ROWS_TUNED_AT, radii=asymptotic_radii
+        )
+        needed = max(total - n, 1) if total is not None else None
     return Verdict(
         outcome=outcome,
-        because=because,
-        metric=name,
-        estimate=errors / requests if requests else None,
-        lower=interval.lower,
-        upper=interval.upper,
-        n=requests,
-        n_unit="requests",
-        margin=limit,
-        method=f"{interval.method}, {1 - alpha:.1%}",
+        because=f"{metric}: harm {_shown(interval)}, {finding} the margin {margin:g}, {n} requests",
+        metric=metric,
+        estimate=mean,
+        lower=_finite(lower),
+        upper=_finite(upper),
+        n=n,
+        margin=margin,
+        method=f"{interval.method}, each bound {1 - alpha:.1%}",
         needed=needed,
     )
 
 
-def judge_latency_ratio(
-    candidate_ms: ArrayLike,
-    stable_ms: ArrayLike,
+def row_bounds(
+    n: ArrayLike,
+    mean: ArrayLike,
+    sd: ArrayLike,
     *,
-    ratio_limit: float,
-    quantile: float = 0.99,
-    requests_min: int = 300,
+    metric: str,
+    margin: float,
     alpha: float = 0.05,
-) -> Verdict:
-    """Compare a latency quantile of the candidate with the stable version's, measured at the same time.
+    rows_min: int = ROWS_MIN,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper bound of harm over rows, at one look or (arrays of one shape) at many; each with 1 − alpha.
 
-    The interval comes from order statistics (no assumption on the distribution), so its bounds are those of one look.
-    Fails when the ratio's lower bound exceeds the limit. In a replay installation latency is the replay machine's: the
-    caller records this verdict and lets it decide nothing.
+    From running sums: how many requests, mean and sample standard deviation of their harms. Infinite below `rows_min`.
     """
-    if ratio_limit <= 0:
-        raise ValueError(f"ratio_limit must be positive, got {ratio_limit}")
-    name = f"latency p{quantile * 100:g} ratio"
-    arms = [np.sort(np.asarray(arm, dtype=np.float64).ravel()) for arm in (candidate_ms, stable_ms)]
-    n = min(int(arm.size) for arm in arms)
-    if any(not np.all(arm > 0) for arm in arms):
-        because = f"{name}: latencies must be positive numbers"
-        return Verdict(outcome=Outcome.ERROR, because=because, metric=name, n=n, margin=ratio_limit)
-    if n < requests_min:
-        because = f"{name}: {arms[0].size} and {arms[1].size} requests, need {requests_min} of each"
-        return Verdict(
-            outcome=Outcome.INCONCLUSIVE,
-            because=because,
-            metric=name,
-            n=n,
-            margin=ratio_limit,
-            needed=requests_min - n,
-        )
-    (low_c, mid_c, high_c), (low_s, mid_s, high_s) = (_quantile_bounds(arm, quantile, alpha / 2) for arm in arms)
-    estimate, lower, upper = mid_c / mid_s, low_c / high_s, high_c / low_s
-    outcome = Outcome.INCONCLUSIVE
-    if lower > ratio_limit:
-        outcome = Outcome.FAILED
-    elif estimate <= ratio_limit:
-        outcome = Outcome.SUCCESSFUL
+    counts = np.asarray(n)
+    radius = asymptotic_radii(counts, alpha=alpha, sides=1) * _believed(np.asarray(sd), metric, margin)
+    radius = np.where(counts >= rows_min, radius, np.inf)
+    return np.asarray(mean) - radius, np.asarray(mean) + radius
+
+
+def _believed(sd: ArrayLike, metric: str, margin: float) -> NDArray[np.float64]:
+    """The spread of single harms that is believed, at least. Right-or-wrong rows with mean harm m have variance ≥ m − m²."""
+    floor = math.sqrt(max(margin - margin * margin, 0.0)) if metric in RIGHT_OR_WRONG else SPREAD_FLOOR * margin
+    return np.maximum(sd, floor)
+
+
+def _pooled(blocks: Sequence[BlockEvidence]) -> tuple[float, float]:
+    """Mean and sample standard deviation of all single harms, from those of the blocks."""
+    counts = np.array([block.n for block in blocks], dtype=np.float64)
+    harms = np.array([block.harm for block in blocks])
+    spreads = np.array([block.spread or 0.0 for block in blocks])
+    n = float(counts.sum())
+    mean = float(counts @ harms / n)
+    squares = float((counts - 1.0) @ spreads**2 + counts @ (harms - mean) ** 2)
+    return mean, math.sqrt(squares / max(n - 1.0, 1.0))
+
+
+def _dependence(blocks: Sequence[BlockEvidence], mean: float) -> float | None:
+    """The design effect, where blocks surely spread wider than independent requests would; else None.
+
+    Σ n (harm − mean)² / spread² is chi-square with one degree less than blocks if requests are independent; its tail by
+    Laurent & Massart (2000), lemma 1: P(Q ≥ k + 2 √(k x) + 2 x) ≤ exp(−x).
+    """
+    told = [block for block in blocks if block.n >= BLOCK_ROWS_MIN and block.spread]
+    k = len(told) - 1
+    if k < 1:
+        return None
+    q = sum(block.n * ((block.harm - mean) / (block.spread or 1.0)) ** 2 for block in told)
+    x = -math.log(DEPENDENCE_ALPHA)
+    return q / k if q > k + 2.0 * math.sqrt(k * x) + 2.0 * x else None
+
+
+def judge_slices(verdicts: Mapping[str, Verdict], *, metric: str) -> Verdict:
+    """One verdict over the slices of one metric; `verdicts` by slice, "" being all requests.
+
+    A failed slice fails the whole and is named. The caller judges each slice with alpha / number of slices, so that the
+    chance of any wrong bound stays alpha. Success needs every slice; slices that cannot be told apart stay inconclusive.
+    """
+    if not verdicts:
+        return Verdict(outcome=Outcome.ERROR, because=f"{metric}: no slice was judged", metric=metric)
+    for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.INCONCLUSIVE):
+        decisive = {name: verdict for name, verdict in verdicts.items() if verdict.outcome is outcome}
+        if decisive:
+            break
+    else:
+        outcome, decisive = Outcome.SUCCESSFUL, dict(verdicts)
+    name, worst = max(decisive.items(), key=lambda item: -math.inf if item[1].estimate is None else item[1].estimate)
+    others = len(decisive) - 1
+    count = "" if others == 0 else f" (and {others} more {outcome.value})"
+    said = {Outcome.SUCCESSFUL: "worst slice", Outcome.INCONCLUSIVE: "slice"}.get(outcome, f"{outcome.value} slice")
+    return replace(worst, because=f"{said} {name or 'all requests'}{count}: {worst.because}")
+
+
+def judge_assignment(counts: Mapping[str, int], shares: Mapping[str, float], *, alpha: float = 0.001) -> Verdict:
+    """Whether arms got the shares of units they were meant to get: the sample-ratio check, valid at every look.
+
+    `counts` are independent units of assignment (entities where assignment is sticky, else requests) since the shares
+    were last changed; `shares` need not sum to one. A mismatch says that whatever is measured in this split compares two
+    different populations: an error, whatever the metric. Judge each step of constant shares by itself.
+    """
+    if set(counts) != set(shares):
+        raise ValueError(f"counts of {sorted(counts)} and shares of {sorted(shares)} must name the same arms")
+    n = sum(counts.values())
+    if n == 0:
+        return Verdict(outcome=Outcome.INCONCLUSIVE, because="sample ratio: nothing was assigned yet")
+    arms = sorted(counts)
+    total = sum(shares.values())
+    log_wealth = log_wealth_against([counts[arm] for arm in arms], [shares[arm] / total for arm in arms])
+    shown = ", ".join(f"{arm} {counts[arm] / n:.2%} (meant {shares[arm] / total:.2%})" for arm in arms)
+    mismatch = log_wealth >= -math.log(alpha)
+    return Verdict(
+        outcome=Outcome.ERROR if mismatch else Outcome.SUCCESSFUL,
+        because=f"sample ratio {'mismatch' if mismatch else 'as meant'}: {shown}, n={n}",
+        n=n,
+        method=f"sequential multinomial test, {1 - alpha:.1%}",
+    )
+
+
+def judge_coverage(
+    matured: Mapping[str, int], labelled: Mapping[str, int], *, coverage_min: float, alpha: float = 0.001
+) -> Verdict:
+    """Whether enough of the matured requests have a label, and equally many in each arm; valid at every look.
+
+    By arm: matured requests, and those of them that are labelled. Too few labels leave it inconclusive (more may come).
+    Arms whose coverage surely differs are an error: what is missing in one arm only cannot be judged by what is there.
+    """
+    if set(matured) != set(labelled):
+        raise ValueError(f"matured {sorted(matured)} and labelled {sorted(labelled)} must name the same arms")
+    n = sum(matured.values())
+    if not matured or min(matured.values()) == 0:
+        return Verdict(outcome=Outcome.INCONCLUSIVE, because="coverage of labels: no request has matured yet", n=n)
+    spent = alpha / len(matured)
+    intervals = {arm: bernoulli_interval(labelled[arm], matured[arm], alpha=spent) for arm in sorted(matured)}
+    shown = ", ".join(f"{arm} {interval.estimate:.2%} of {interval.n}" for arm, interval in intervals.items())
+    lowest = min(interval.estimate for interval in intervals.values())
+    unequal = max(i.lower for i in intervals.values()) > min(i.upper for i in intervals.values())
+    if unequal:
+        outcome, because = Outcome.ERROR, f"coverage of labels differs between arms: {shown}"
+    elif lowest < coverage_min:
+        outcome, because = Outcome.INCONCLUSIVE, f"coverage of labels: {shown}, need {coverage_min:.0%}"
+    else:
+        outcome, because = Outcome.SUCCESSFUL, f"coverage of labels: {shown}"
     return Verdict(
         outcome=outcome,
-        because=f"{name} {estimate:.2f} [{lower:.2f}, {upper:.2f}] ({mid_c:.1f} ms against {mid_s:.1f} ms), "
-        f"limit {ratio_limit:g}, {arms[0].size} and {arms[1].size} requests",
-        metric=name,
-        estimate=estimate,
-        lower=lower,
-        upper=upper,
+        because=because,
+        estimate=lowest,
         n=n,
-        n_unit="requests",
-        margin=ratio_limit,
-        method=f"order statistics, {1 - alpha:.1%}, one look",
+        margin=coverage_min,
+        method=f"beta-binomial sequences, {1 - alpha:.1%}",
     )
 
 
@@ -314,17 +455,6 @@ def _harms_of(harms: BlockDifferences | Sequence[float], metric: str) -> tuple[N
     if not metric:
         raise ValueError("plain harms need the metric's name")
     return np.asarray(harms, dtype=np.float64).ravel(), metric
-
-
-def _quantile_bounds(ordered: NDArray[np.float64], quantile: float, alpha: float) -> tuple[float, float, float]:
-    """Lower bound, estimate, upper bound of a quantile from order statistics, normal approximation of the binomial."""
-    n = ordered.size
-    z = math.sqrt(2.0 * math.log(2.0 / alpha))  # sub-Gaussian bound: wider than the normal quantile, needs no table
-    reach = z * math.sqrt(n * quantile * (1.0 - quantile))
-    low = min(max(math.floor(n * quantile - reach), 0), n - 1)
-    high = min(max(math.ceil(n * quantile + reach), 0), n - 1)
-    middle = min(math.ceil(n * quantile) - 1, n - 1)
-    return float(ordered[low]), float(ordered[max(middle, 0)]), float(ordered[high])
 
 
 def _shown(interval: Interval) -> str:

@@ -358,7 +358,7 @@ def _inconclusive(
             tier=facts.tier,
             elapsed=facts.now - facts.release.step_started_at,
             max_duration=step.duration_max,
-            blocks_min=step.blocks_min,
+            blocks_min=step.evidence_min,
         )
         for metric, verdict in verdicts.items()
         if verdict is None or verdict.outcome is not Outcome.SUCCESSFUL
@@ -565,4 +565,6 @@ def verdict_data(name: str, verdict: Verdict) -> dict[str, Any]:
         "n_unit": verdict.n_unit,
         "margin": text(verdict.margin),
         "method": verdict.method,
+        "needed": verdict.needed,
+        **({"data": verdict.data, "code": verdict.code} if verdict.data or verdict.code else {}),
     }

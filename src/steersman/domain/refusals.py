@@ -15,8 +15,6 @@ from steersman.domain.decoding import shown
 from steersman.domain.durations import format_duration
 from steersman.domain.errors import Problem
 from steersman.domain.spec import (
-    Analysis,
-    AnalysisMode,
     Capture,
     ChallengerMonitor,
     Dataset,
@@ -87,9 +85,6 @@ def _delivery(path: str, policy: EnvironmentPolicy) -> Iterator[Problem]:
         if isinstance(step, Mirror) and step.max_duration is not None:
             instead = "give the analysis after it a maxDuration"
             yield _refused(f"{at}.mirror", "maxDuration of a mirror", instead)
-        if isinstance(step, Analysis) and step.mode is AnalysisMode.SPLIT:
-            instead = "use paired, with a mirror step before it; guardrails watch both shares of split traffic"
-            yield _refused(f"{at}.analysis", "mode split", instead)
 
 
 def _watching(model: Model) -> Iterator[Problem]:

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from steersman.domain.cron import PERIOD_MAX, parse_cron, zone_of
 from steersman.domain.decoding import shown, suggest
 from steersman.domain.errors import Problem
+from steersman.domain.measurable import compared_metrics, declared_metrics
 from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.policies import parse_policy
 from steersman.domain.refusals import refusals
 from steersman.domain.spec import (
     Analysis,
+    AnalysisMode,
     Bake,
     BlueGreen,
     Canary,
@@ -26,6 +28,7 @@ from steersman.domain.spec import (
     DropGate,
     Environment,
     EnvironmentPolicy,
+    EvidenceUnit,
     FloorGate,
     Freeze,
     GuardrailName,
@@ -71,6 +74,7 @@ def _model(model: Model) -> Iterator[Problem]:
             yield Problem(path="spec.train.source", message="needs exactly one of directory and git")
         if (source.git is None) != (source.commit is None):
             yield Problem(path="spec.train.source", message="git needs a commit, and a commit needs git")
+    yield from declared_metrics(model)
     yield from _gates(model)
     for name, policy in spec.environments.items():
         yield from _policy(model, name, policy)
@@ -165,6 +169,7 @@ def _order(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Probl
 
 def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
     promoted = mirrored = False
+    weight = 0
     for index, step in enumerate(steps):
         at = f"{path}.steps[{index}]"
         if promoted and not isinstance(step, Bake):
@@ -175,14 +180,18 @@ def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
             case Bake():
                 if not promoted:
                     yield Problem(path=at, message="bake must follow promote")
-                for number, metric in enumerate(step.metrics):
-                    yield from _metric(model, f"{at}.bake", f"metrics[{number}]", metric)
+                yield from compared_metrics(model, f"{at}.bake", step)
             case Mirror():
                 mirrored = True
-            case Analysis():
+            case SetWeight(weight_pct=weight):
+                pass
+            case Analysis(mode=mode):
                 yield from _analysis(model, f"{at}.analysis", step)
-                if not mirrored:
+                if mode is AnalysisMode.PAIRED and not mirrored:
                     yield Problem(path=f"{at}.analysis", message="mode paired needs a mirror step before it")
+                if mode is AnalysisMode.SPLIT and not 0 < weight < 100:
+                    message = "mode split needs a setWeight between 1 and 99 before it: both versions must answer"
+                    yield Problem(path=f"{at}.analysis", message=message)
             case _:
                 pass
     if not promoted:
@@ -190,12 +199,11 @@ def _steps(model: Model, path: str, steps: Sequence[Step]) -> Iterator[Problem]:
 
 
 def _analysis(model: Model, path: str, step: Analysis) -> Iterator[Problem]:
-    for number, metric in enumerate(step.metrics):
-        yield from _metric(model, path, f"metrics[{number}]", metric)
+    yield from compared_metrics(model, path, step)
     if step.on_inconclusive is OnInconclusive.PROMOTE_WITHIN_MARGIN and model.spec.tier >= 2:
         message = f"onInconclusive promoteWithinMargin is for tiers 0 and 1, this model has tier {model.spec.tier}"
         yield Problem(path=path, message=message)
-    if step.block * step.blocks_min > step.duration_max:
+    if step.unit is EvidenceUnit.BLOCK and step.block * step.blocks_min > step.duration_max:
         yield Problem(
             path=path, message="maxDuration must be at least blocksMin times block, or no verdict is possible"
         )

@@ -45,6 +45,8 @@ class Verdict:
     margin: float | None = None  # tolerated harm, or the limit of a guardrail or a floor
     method: str | None = None  # name of the interval's construction, with its alpha
     needed: int | None = None  # how many more `n_unit` a decision is expected to take at this estimate; None: unknown
+    data: str | None = None  # digest over the rows it rests on (ids, scores, labels); the same rows give the same one
+    code: str | None = None  # what computed it: product, version, and a digest of the modules that measure and judge
 
     def __post_init__(self) -> None:
         """Refuse verdicts that could not be shown: no reason, or an interval the wrong way round."""

@@ -16,11 +16,12 @@ from steersman.domain.approval import Waiver
 from steersman.domain.errors import BadRequest, Conflict, NotAllowed
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
-from steersman.domain.release import Opened, Release
+from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop.entries import release_event
 from steersman.loop.gathering import agreed, binding_of
-from steersman.loop.opening import reason, version_of, waived_step
+from steersman.loop.opening import reason, version_of
+from steersman.loop.proving import waived_step
 from steersman.loop.withdrawing import void
 from steersman.store.records import Approval
 from steersman.store.transaction import Transaction
@@ -113,7 +114,7 @@ def waive(
     coming = [
         r
         for r in tx.releases(version.workspace, version.model, environment)
-        if r.active and r.digest == version.digest and r.opened is not Opened.ROLLBACK
+        if r.active and r.phase is not Phase.DEGRADED and r.digest == version.digest and r.opened is not Opened.ROLLBACK
     ]
     for release in coming:
         _refuse_author(actor, release.opened_by, version, "waive")
@@ -133,7 +134,7 @@ def waive(
         because=reason(because),
     )
     tx.agreements.add_waiver(waiver)
-    using = coming[0] if coming and step is not None else None
+    using = next((r for r in coming if step is not None and r.step <= step), None)
     tx.append(_granted(waiver, using))
     if using is not None:
         tx.agreements.use_waiver(waiver, release=using.id)

@@ -30,6 +30,7 @@ class Declaring:
                 raise BadDocument(problems)
             self._refuse_unknown_registry(document)
             self._refuse_unknown_channels(document)
+            self._refuse_unreadable_metrics(document)
             parsed.append(document)
         results = []
         with self._world.store.write() as tx:
@@ -81,6 +82,17 @@ class Declaring:
         ]
         if problems:
             raise BadDocument(problems, next_step="Start `steersman up` with --notify NAME=env:VARIABLE for it.")
+
+    def _refuse_unreadable_metrics(self, document: spec.Document) -> None:
+        """A declared metric is evaluated by what reads the tables, and only that knows what it can read."""
+        declared = document.spec.metrics if isinstance(document, spec.Model) else ()
+        problems = [
+            Problem(path=f"spec.metrics[{index}]", message=f"expression: {because}")
+            for index, metric in enumerate(declared)
+            if (because := self._world.log.refuse_measure(metric.expression)) is not None
+        ]
+        if problems:
+            raise BadDocument(problems, next_step="Write it as SQL over one row: score, label and input columns.")
 
     def _apply_one(
         self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool

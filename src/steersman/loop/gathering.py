@@ -9,7 +9,6 @@ import msgspec
 from steersman.decide.approving import Agreement, approvals_required, counting
 from steersman.decide.freezing import frozen
 from steersman.decide.gating import outside_envelope
-from steersman.decide.judging import judge_paired
 from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, steps_of
 from steersman.decide.routing import in_progress, promoted
 from steersman.decide.steering import approval_step
@@ -20,6 +19,7 @@ from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.verdicts import Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.observer import Pairing, reading_key
+from steersman.loop.weighing import weigh
 from steersman.store.transaction import Transaction
 
 
@@ -76,7 +76,7 @@ def gather(
         broken=seen.broken,
         outside=_outside(tx, release, model, gates),
         approvers=agreed(tx, release, policy, now),
-        analysis=_analysis(tx, release, policy),
+        analysis=_analysis(tx, release, model, policy),
         guardrails=readings.readings if readings else (),
         frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
         stable=standing[-1].arm if standing else None,
@@ -155,8 +155,13 @@ def binding_of(tx: Transaction, release: Release) -> Binding:
     )
 
 
-def present_pairing(release: Release, policy: spec.EnvironmentPolicy) -> Pairing | None:
-    """The comparison the release's present step rests on: its analysis, or its bake against the replaced version."""
+def present_pairing(
+    release: Release, policy: spec.EnvironmentPolicy, declared: tuple[spec.DeclaredMetric, ...] = ()
+) -> Pairing | None:
+    """The comparison the release's present step rests on: its analysis, or its bake against the replaced version.
+
+    A split counts from where the release was opened, whatever the weight was then: each request carries its probability.
+    """
     if release.previous is None or release.opened is Opened.ROLLBACK or release.phase is Phase.PENDING:
         return None
     steps = steps_of(policy, release)
@@ -170,6 +175,18 @@ def present_pairing(release: Release, policy: spec.EnvironmentPolicy) -> Pairing
         since = release.step_started_at
     if judged is None or since is None or (release.phase is not Phase.VERIFYING and not release.entered):
         return None
+    return pairing_of(release, judged, since, declared)
+
+
+def pairing_of(
+    release: Release,
+    judged: spec.Analysis | spec.Bake,
+    since: datetime,
+    declared: tuple[spec.DeclaredMetric, ...] = (),
+) -> Pairing:
+    """The comparison a step rests on that began at `since`. The release must have a version to compare with."""
+    assert release.previous is not None
+    mode = judged.mode if isinstance(judged, spec.Analysis) else spec.AnalysisMode.PAIRED
     return Pairing(
         workspace=release.workspace,
         environment=release.environment,
@@ -178,42 +195,19 @@ def present_pairing(release: Release, policy: spec.EnvironmentPolicy) -> Pairing
         compared=release.digest,
         metrics=judged.metrics,
         block=judged.block,
-        since=since,
+        since=release.opened_at if mode is spec.AnalysisMode.SPLIT else since,
+        mode=mode,
+        slices=judged.slices,
+        declared=declared,
     )
 
 
-def _analysis(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> dict[str, Verdict]:
-    pairing = present_pairing(release, policy)
+def _analysis(
+    tx: Transaction, release: Release, model: spec.Model, policy: spec.EnvironmentPolicy
+) -> dict[str, Verdict]:
+    pairing = present_pairing(release, policy, model.spec.metrics)
     if pairing is None:
         return {}
     steps = steps_of(policy, release)
     judged = next(s for s in steps[release.step :] if isinstance(s, spec.Bake | spec.Analysis) and s.metrics)
-    return {
-        metric: judge_pairing(
-            tx, pairing, metric, margin=judged.margin, blocks_min=judged.blocks_min, alpha=judged.alpha
-        )
-        for metric in pairing.metrics
-    }
-
-
-def judge_pairing(
-    tx: Transaction, pairing: Pairing, metric: str, *, margin: float, blocks_min: int, alpha: float
-) -> Verdict:
-    """The verdict over all blocks of a pairing known by now."""
-    blocks = tx.pair_blocks(
-        pairing.workspace,
-        pairing.environment,
-        pairing.model,
-        reference=pairing.reference,
-        compared=pairing.compared,
-        metric=metric,
-        since=pairing.since,
-    )
-    return judge_paired(
-        [block.harm for block in blocks],
-        margin=margin,
-        metric=metric,
-        blocks_min=blocks_min,
-        alpha=alpha,
-        n_unit="days" if pairing.block.days == 1 else "blocks",
-    )
+    return {metric: weigh(tx, pairing, metric, judged) for metric in pairing.metrics}

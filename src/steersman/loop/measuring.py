@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 import numpy as np
 
-from steersman.decide.judging import judge_error_rate, judge_latency_ratio
+from steersman.decide.guardrails import judge_error_rate, judge_latency, judge_latency_ratio
 from steersman.decide.rolling_out import GuardrailReading
 from steersman.decide.routing import live, live_at
 from steersman.domain import spec
@@ -72,7 +72,7 @@ class Measuring:
             if release.completion is None:
                 document = self._documents.revision(tx, release.document)
                 policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-                pairing = present_pairing(release, policy)
+                pairing = present_pairing(release, policy, document.spec.metrics)
                 if pairing is not None:
                     pairings.append(pairing)
         serving = live(releases)
@@ -149,12 +149,11 @@ class Measuring:
                 quantile=quantile,
                 requests_min=max(guardrail.requests_min, 2),
             )
-        if guardrail.limit is None or len(mine) < guardrail.requests_min:
-            return Verdict(outcome=Outcome.INCONCLUSIVE, because=f"{len(mine)} requests", n=len(mine))
-        measured = float(np.quantile(mine, quantile))
-        outcome = Outcome.SUCCESSFUL if guardrail.limit.holds(measured) else Outcome.FAILED
-        because = f"{guardrail.name} {measured:.1f} ms, limit {guardrail.limit.value:g} ms, n={len(mine)} requests"
-        return Verdict(outcome=outcome, because=because, estimate=measured, n=len(mine))
+        if guardrail.limit is None:
+            return Verdict(outcome=Outcome.ERROR, because=f"{guardrail.name} needs a limit or a ratio")
+        return judge_latency(
+            mine, limit_ms=guardrail.limit.value, quantile=quantile, requests_min=guardrail.requests_min
+        )
 
     # --- windows
 
@@ -255,18 +254,19 @@ def challenger_monitor(model: spec.Model) -> spec.ChallengerMonitor | None:
 
 
 def recovery_pairing(model: spec.Model, release: Release) -> Pairing | None:
-    """A remedy's version compared with the one it replaced, since its promotion, in the metric the bake judges first."""
+    """A remedy's version compared with the replaced one since its promotion, in the first metric of labels the bake judges."""
     if release.previous is None or release.promoted_at is None:
         return None
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
     bake = next((s for s in policy.strategy.steps if isinstance(s, spec.Bake) and s.metrics), None)
+    judged = next((metric for metric in bake.metrics if metric in METRICS), "log_loss") if bake else "log_loss"
     return Pairing(
         workspace=release.workspace,
         environment=release.environment,
         model=release.model,
         reference=release.previous.digest,
         compared=release.digest,
-        metrics=(bake.metrics[0] if bake else "log_loss",),
+        metrics=(judged,),
         block=bake.block if bake else timedelta(days=1),
         since=release.promoted_at,
     )

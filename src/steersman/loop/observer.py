@@ -3,27 +3,40 @@
 Evidence is written once: a block (a day, as a rule) is judged when it is over and its labels have had their horizon; a
 label corrected later changes tables, not verdicts already given. Which comparisons are needed follows from the releases
 and monitors of the moment, so a crash between two blocks loses nothing: the next look finds the same blocks missing.
+What one block says is `steersman.loop.comparing`.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from steersman.domain import spec
+from steersman.domain.metrics import LATENCIES
 from steersman.domain.release import Release
+from steersman.loop.comparing import Compared, compare_pairs, compare_split
 from steersman.loop.world import World
-from steersman.stats.performance import BlockDifferences, paired_blocks
-from steersman.store.records import PairBlock
+from steersman.stats.performance import BlockDifferences
+from steersman.store.records import Cohort, PairBlock
 from steersman.store.transaction import Transaction
 
 BLOCKS_PER_LOOK_MAX = 400
 """Most blocks one look catches up on: a year of days after a long standstill; the next look takes the rest."""
 
 
+NAME_MAX = 160
+"""Longest name of a kept state, as its column is wide."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """Two versions that answered the same requests from `since` on; harm is that of `compared` against `reference`."""
+    """Two versions compared from `since` on; harm is that of `compared` against `reference`.
+
+    `mode` says how they met, `slices` name input columns each value of which is judged by itself, `declared` are the
+    document's own metrics.
+    """
 
     workspace: str
     environment: str
@@ -33,6 +46,9 @@ class Pairing:
     metrics: tuple[str, ...]
     block: timedelta
     since: datetime
+    mode: spec.AnalysisMode = spec.AnalysisMode.PAIRED
+    slices: tuple[str, ...] = ()
+    declared: tuple[spec.DeclaredMetric, ...] = field(default=())
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +78,6 @@ def observe_pairing(world: World, pairing: Pairing, *, horizon: timedelta) -> bo
     """Judge the pairing's blocks that have matured and were not judged yet; True if evidence was added."""
     now = world.clock.now()
     with world.store.read() as tx:
-        known = {metric: _known(tx, pairing, metric) for metric in pairing.metrics}
         mark = tx.monitor_state(pairing.workspace, pairing.model, pairing.environment, _name(pairing), Mark)
     added = False
     for count, start in enumerate(blocks_between(pairing.since, now - horizon, pairing.block)):
@@ -70,10 +85,9 @@ def observe_pairing(world: World, pairing: Pairing, *, horizon: timedelta) -> bo
             break
         if mark is not None and start <= mark.until:
             continue
-        blocks = [b for b in _judge(world, pairing, start, now) if start not in known[b.metric]]
+        found = _judge(world, pairing, start, now)
         with world.store.write() as tx:
-            for block in blocks:
-                tx.add_pair_block(block)
+            _keep(tx, pairing, start, found)
             tx.put_monitor_state(
                 pairing.workspace, pairing.model, pairing.environment, _name(pairing), Mark(until=start)
             )
@@ -82,55 +96,79 @@ def observe_pairing(world: World, pairing: Pairing, *, horizon: timedelta) -> bo
 
 
 def _name(pairing: Pairing) -> str:
-    return f"pair/{pairing.reference[7:23]}/{pairing.compared[7:23]}/{','.join(pairing.metrics)}"
+    """Under which name it is kept how far a comparison has come; what it compares is part of it."""
+    pair = f"pair/{pairing.reference[7:23]}/{pairing.compared[7:23]}/{','.join(pairing.metrics)}"
+    if pairing.mode is spec.AnalysisMode.PAIRED and not pairing.slices and len(pair) <= NAME_MAX:
+        return pair
+    what = "/".join((pair, pairing.mode, *pairing.slices))
+    return f"pair/{hashlib.sha256(what.encode()).hexdigest()}"
 
 
-def _known(tx: Transaction, pairing: Pairing, metric: str) -> set[datetime]:
-    blocks = tx.pair_blocks(
-        pairing.workspace,
-        pairing.environment,
-        pairing.model,
-        reference=pairing.reference,
-        compared=pairing.compared,
-        metric=metric,
-        since=pairing.since,
-    )
-    return {block.block for block in blocks}
-
-
-def _judge(world: World, pairing: Pairing, start: datetime, now: datetime) -> Sequence[PairBlock]:
-    rows = world.log.paired(
-        pairing.workspace,
-        pairing.environment,
-        pairing.model,
-        since=start,
-        until=start + pairing.block,
-        as_of=now,
-        reference=pairing.reference,
-        compared=pairing.compared,
-    )
-    judged = []
-    for metric in pairing.metrics:
-        ids = [start.isoformat()] * len(rows.labels)
-        found = paired_blocks(metric, rows.compared, rows.reference, rows.labels, ids) if ids else None
-        if found is None or not found.n:
-            continue  # a block without enough labelled rows of both classes is no evidence
-        judged.append(
-            PairBlock(
-                workspace=pairing.workspace,
-                environment=pairing.environment,
-                model=pairing.model,
-                reference=pairing.reference,
-                compared=pairing.compared,
-                metric=metric,
-                block=start,
-                harm=found.harms[0],
-                value_reference=found.reference[0],
-                value_compared=found.candidate[0],
-                n=found.rows[0],
+def _keep(tx: Transaction, pairing: Pairing, start: datetime, found: Sequence[Compared]) -> None:
+    """Write what is not there yet: another comparison of the same versions may have measured some of it."""
+    names = ("workspace", "environment", "model", "reference", "compared")
+    pair: dict[str, str] = {name: getattr(pairing, name) for name in names}
+    mode = str(pairing.mode)
+    cohorts = {c.slice for c in tx.cohorts(**pair, since=start, mode=mode) if c.block == start}
+    for one in found:
+        if one.slice not in cohorts:
+            tx.add_cohort(
+                Cohort(
+                    **pair,
+                    block=start,
+                    mode=mode,
+                    slice=one.slice,
+                    matured_reference=one.counts.matured_reference,
+                    matured_compared=one.counts.matured_compared,
+                    labelled_reference=one.counts.labelled_reference,
+                    labelled_compared=one.counts.labelled_compared,
+                    drawn_reference=one.counts.drawn_reference,
+                    drawn_compared=one.counts.drawn_compared,
+                    share=one.counts.share,
+                    digest=one.counts.digest,
+                )
             )
-        )
-    return judged
+        for metric, contrast in one.contrasts.items():
+            known = tx.pair_blocks(**pair, metric=metric, since=start, mode=mode, slice_of=one.slice)
+            if any(block.block == start for block in known):
+                continue
+            tx.add_pair_block(
+                PairBlock(
+                    **pair,
+                    metric=metric,
+                    block=start,
+                    mode=mode,
+                    slice=one.slice,
+                    harm=contrast.harm,
+                    value_reference=contrast.reference,
+                    value_compared=contrast.candidate,
+                    n=contrast.n,
+                    spread=contrast.spread,
+                    n_reference=contrast.n_reference,
+                    n_compared=contrast.n_candidate,
+                )
+            )
+
+
+def _judge(world: World, pairing: Pairing, start: datetime, now: datetime) -> Sequence[Compared]:
+    """What the block says. A replay's latencies are those of the machine that replays: they are no evidence."""
+    place = (pairing.workspace, pairing.environment, pairing.model)
+    named = [metric for metric in pairing.metrics if not (world.clock.replay and metric in LATENCIES)]
+    declared = [one for one in pairing.declared if one.name in named]
+    directions = {one.name: one.direction for one in declared}
+    measures = {one.name: one.expression for one in declared}
+    until = start + pairing.block
+    if pairing.mode is spec.AnalysisMode.SPLIT:
+        split = world.log.split(
+            *place, since=start, until=until, as_of=now, reference=pairing.reference, compared=pairing.compared,
+            drawn_since=pairing.since, slices=pairing.slices, measures=measures,
+        )  # fmt: skip
+        return compare_split(split, named, directions)
+    pairs = world.log.paired(
+        *place, since=start, until=until, as_of=now, reference=pairing.reference, compared=pairing.compared,
+        slices=pairing.slices, measures=measures,
+    )  # fmt: skip
+    return compare_pairs(pairs, named, directions)
 
 
 def differences(metric: str, blocks: Sequence[PairBlock]) -> BlockDifferences:

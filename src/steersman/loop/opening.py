@@ -1,17 +1,15 @@
 """Opens a release and gives one up: the two changes that people and remedies share, inside the caller's transaction."""
 
-from datetime import datetime
-
-from steersman.decide.rolling_out import GATES_STEP, degrade, step_name
-from steersman.decide.routing import live, proof_of
+from steersman.decide.rolling_out import GATES_STEP, degrade
+from steersman.decide.routing import live
 from steersman.domain import spec
-from steersman.domain.approval import Waived, Waiver
-from steersman.domain.errors import BadRequest, Blocked, Conflict, NotFound
+from steersman.domain.errors import BadRequest, Conflict, NotFound
 from steersman.domain.events import Action
 from steersman.domain.identifiers import new_id
-from steersman.domain.release import Completion, Opened, Phase, Proof, Release
+from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop.entries import release_event
+from steersman.loop.proving import Brought, bring_along
 from steersman.loop.reconciler import Reconciler
 from steersman.loop.world import Documents, World
 from steersman.store.transaction import Transaction
@@ -45,12 +43,10 @@ def open_release(
     now = world.clock.now()
     releases = tx.releases(workspace, name, environment)
     policy = model.spec.environments.get(environment, spec.EnvironmentPolicy())
-    proved: Proof | None = None
-    waivers: list[Waiver] = []
+    brought = Brought()
     if opened is not Opened.ROLLBACK:
         _refuse_unknown_columns(model, version)
-        waivers = _usable(tx, version, environment, opened_by=actor, now=now)
-        proved = _proved_before(tx, model, version, policy, environment, waivers)
+        brought = bring_along(tx, version, policy, environment, opened_by=actor, now=now)
     serving = live(releases)
     if opened is Opened.COMMAND and serving is not None and serving.digest == version.digest:
         raise Conflict(
@@ -87,12 +83,11 @@ def open_release(
         incident=incident,
         because=reason(because),
         hotfix=hotfix,
-        proved=proved,
-        waived=_steps_waived(waivers, policy),
+        proved=brought.proved,
+        waived=brought.waived,
     )
     tx.add_release(release)
-    taken = [w for w in waivers if w.step is None or w.id in {waived.waiver for waived in release.waived}]
-    for waiver in taken:
+    for waiver in brought.waivers:
         tx.agreements.use_waiver(waiver, release=release.id)
     data: dict[str, object] = {
         "release": release.number,
@@ -102,13 +97,9 @@ def open_release(
         "previous": serving.version if serving else None,
         "opened": str(opened),
         "incident": incident,
+        **({"hotfix": True} if hotfix else {}),
+        **brought.told(),
     }
-    if hotfix:
-        data["hotfix"] = True
-    if proved is not None:
-        data["proved"] = _proof_data(proved)
-    if taken:
-        data["waivers"] = [{"waiver": w.id, "skips": w.skips, "actor": w.actor, "because": w.because} for w in taken]
     tx.append(release_event(release, Action.RELEASE_OPENED, at=now, actor=actor, because=release.because, data=data))
     return release
 
@@ -129,81 +120,6 @@ def give_up(
     ending = ending or (Completion.ROLLED_BACK if release.exposed else Completion.ABORTED)
     move = degrade(release, ending, now=world.clock.now(), because=because)
     return reconciler.apply(tx, release, move, actor=actor)
-
-
-def _usable(tx: Transaction, version: Version, environment: str, *, opened_by: str, now: datetime) -> list[Waiver]:
-    """Waivers this version may use there; never one given by whoever opens the release."""
-    return [
-        waiver
-        for waiver in tx.agreements.waivers(version.workspace, version.model)
-        if waiver.usable(digest=version.digest, environment=environment, now=now) and waiver.actor != opened_by
-    ]
-
-
-def _proved_before(
-    tx: Transaction,
-    model: spec.Model,
-    version: Version,
-    policy: spec.EnvironmentPolicy,
-    environment: str,
-    waivers: list[Waiver],
-) -> Proof | None:
-    """What the same digest proved in the environment before; raises Blocked where it proved nothing and nobody waives it."""
-    before = policy.after
-    if before is None:
-        return None
-    release = proof_of(tx.releases(version.workspace, version.model, before), version.digest)
-    if release is None:
-        if any(waiver.skips == before for waiver in waivers):
-            return None
-        name = version.model if version.workspace == "default" else f"{version.workspace}/{version.model}"
-        raise Blocked(
-            f"version {version.number} has not stood its bake in {before}, which {environment} comes after",
-            next_step=f"steersman release {name} {version.number} --environment {before} --because …; or an approver lets this "
-            f"version skip it: steersman waive {name} {version.number} --environment {environment} --skip {before} --because …",
-        )
-    assert release.completion is not None
-    assert release.promoted_at is not None
-    assert release.verified_at is not None
-    said = [f"{v.kind} {v.body['name']}: {v.body['because']}" for v in tx.verdicts(release.id)]
-    return Proof(
-        environment=before,
-        release=release.id,
-        number=release.number,
-        completion=release.completion,
-        promoted_at=release.promoted_at,
-        verified_at=release.verified_at,
-        verdicts=tuple(dict.fromkeys(said)),
-    )
-
-
-def _proof_data(proof: Proof) -> dict[str, object]:
-    return {
-        "environment": proof.environment,
-        "release": proof.number,
-        "completion": str(proof.completion),
-        "promoted_at": proof.promoted_at.isoformat(),
-        "verified_at": proof.verified_at.isoformat(),
-        "verdicts": list(proof.verdicts),
-    }
-
-
-def _steps_waived(waivers: list[Waiver], policy: spec.EnvironmentPolicy) -> tuple[Waived, ...]:
-    """The steps they name, where the document still has the same step at that place."""
-    steps = policy.strategy.steps
-    return tuple(
-        waived_step(waiver)
-        for waiver in waivers
-        if waiver.step is not None and waiver.step < len(steps) and step_name(steps[waiver.step]) == waiver.what
-    )
-
-
-def waived_step(waiver: Waiver) -> Waived:
-    """A waiver of a step as the release that uses it keeps it."""
-    assert waiver.step is not None
-    return Waived(
-        step=waiver.step, waiver=waiver.id, actor=waiver.actor, because=waiver.because, until=waiver.expires_at
-    )
 
 
 def _refuse_unreleasable(model: spec.Model, version: Version, environment: str) -> None:

@@ -11,8 +11,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from steersman.decide import triaging
-from steersman.decide.freezing import frozen
+from steersman.decide import freezing, triaging
 from steersman.decide.routing import in_progress, live, promoted
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
@@ -25,13 +24,14 @@ from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
 from steersman.loop.asking import ask
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import judge_pairing, present_pairing
+from steersman.loop.gathering import present_pairing
 from steersman.loop.isolation import every
 from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
 from steersman.loop.observer import differences
 from steersman.loop.opening import open_release
 from steersman.loop.reconciler import CHAMPION, Reconciler
+from steersman.loop.weighing import weigh
 from steersman.loop.world import Documents, World, environment_of, registry_of
 from steersman.stats.performance import BlockDifferences
 from steersman.store.transaction import Transaction
@@ -253,7 +253,7 @@ class Watching:
             breaks=triaging.data_breaks(nulls),
             promotion=self._promotion(tx, model, serving) if model.spec.incidents.rollback_when in monitors else None,
             rollback_window=_verified_for(model, self._policy(tx, serving)),
-            frozen=frozen(
+            frozen=freezing.frozen(
                 model.spec.environments.get(serving.environment, spec.EnvironmentPolicy()),
                 environment_of(tx, serving.workspace, serving.environment),
                 self._world.clock.now(),
@@ -267,14 +267,13 @@ class Watching:
         Of several metrics the worst one is told: one in which the replaced version is surely better suffices.
         """
         policy = self._policy(tx, serving)
-        pairing = present_pairing(serving, policy) if serving.phase is Phase.VERIFYING else None
+        declared = self._documents.revision(tx, serving.document).spec.metrics
+        pairing = present_pairing(serving, policy, declared) if serving.phase is Phase.VERIFYING else None
         if pairing is None or serving.previous is None or serving.promoted_at is None:
             return None
         bake = next(step for step in policy.strategy.steps if isinstance(step, spec.Bake) and step.metrics)
-        verdicts = [
-            judge_pairing(tx, pairing, metric, margin=0.0, blocks_min=bake.blocks_min, alpha=bake.alpha)
-            for metric in pairing.metrics
-        ]
+        exact = msgspec.structs.replace(bake, margin=0.0, slices=())
+        verdicts = [weigh(tx, pairing, metric, exact) for metric in pairing.metrics]
         worst = next((verdict for verdict in verdicts if verdict.outcome is Outcome.FAILED), verdicts[0])
         return triaging.RecentPromotion(
             promoted_at=serving.promoted_at, previous=serving.previous.version, against_previous=worst

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 
-from steersman.decide.approving import approvals_required
 from steersman.decide.kpis import measure
 from steersman.decide.rolling_out import step_name, steps_of
 from steersman.decide.routing import in_progress, live, live_at, standing_of
 from steersman.domain import spec
-from steersman.domain.errors import NotFound, SteersmanError
+from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action
-from steersman.domain.release import Release
+from steersman.domain.release import Completion, Phase, Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.gathering import approvals_of
 from steersman.loop.monitors import MonitorState
+from steersman.loop.standing import standing
 from steersman.loop.world import Documents, in_order
 from steersman.ports import Registry, RunningReplica
 from steersman.server.milestones import milestones
@@ -28,6 +28,9 @@ from steersman.store.ledger_log import LedgerRow
 from steersman.store.transaction import Transaction
 
 Json = dict[str, Any]
+
+NOT_MADE = (Completion.ABORTED, Completion.ROLLED_BACK)
+"""How a release ends that somebody should look at; a superseded one was meant to."""
 
 
 def plain(record: object) -> Any:
@@ -62,8 +65,10 @@ def sandbox(replicas: Sequence[RunningReplica]) -> Json:
     return dict(Counter(r.sandbox for r in replicas if r.sandbox is not None))
 
 
-def model_line(tx: Transaction, model: spec.Model) -> Json:
-    """One model in a list: who owns it, what is live, what is on its way."""
+def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now: datetime) -> Json:
+    """One model in a list: who owns it, what is live, what is on its way, and what a person should look at.
+
+    `look_at` is the release that waits for a person, or the newest one where it did not make it, with its standing."""
     workspace, name = model.metadata.workspace, model.metadata.name
     releases = tx.releases(workspace, name)
     incidents = tx.incidents(workspace, name, open_only=True)
@@ -72,6 +77,9 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
         there = [r for r in releases if r.environment == environment]
         serving, coming = live(there), in_progress(there)
         stands = standing_of(there)
+        told = coming if coming is not None and coming.phase is Phase.PAUSED else None
+        if coming is None and there and there[-1].completion in NOT_MADE:
+            told = there[-1]
         environments[environment] = {
             "desired": stands.desired.version if stands.desired else None,
             "effective": stands.effective.version if stands.effective else None,
@@ -85,6 +93,7 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
             "phase": str(coming.phase) if coming else (str(serving.phase) if serving else None),
             "because": coming.because if coming else None,
             "open_incidents": sum(incident.environment == environment for incident in incidents),
+            "look_at": None if told is None else _brief(tx, documents, told, now),
         }
     return {
         "workspace": workspace,
@@ -97,12 +106,23 @@ def model_line(tx: Transaction, model: spec.Model) -> Json:
     }
 
 
-def model_status(tx: Transaction, model: spec.Model) -> Json:
+def _brief(tx: Transaction, documents: Documents, release: Release, now: datetime) -> Json:
+    return {
+        "id": release.id,
+        "number": release.number,
+        "version": release.version,
+        "state": str(release.completion or release.phase),
+        "because": release.because,
+        "standing": plain(standing(tx, documents, release, now=now)),
+    }
+
+
+def model_status(tx: Transaction, documents: Documents, model: spec.Model, *, now: datetime) -> Json:
     """`model_line` with the newest release of each environment, open incidents and the challenger."""
     workspace, name = model.metadata.workspace, model.metadata.name
     challengers = {e: tx.challenger(workspace, name, e) for e in model.spec.environments}
     return {
-        **model_line(tx, model),
+        **model_line(tx, documents, model, now=now),
         "releases": [plain(r) for r in tx.releases(workspace, name)[-5:]],
         "incidents": [plain(i) for i in tx.incidents(workspace, name, open_only=True)],
         "challengers": {e: plain(c) for e, c in challengers.items() if c is not None},
@@ -110,58 +130,36 @@ def model_status(tx: Transaction, model: spec.Model) -> Json:
     }
 
 
-def release_status(tx: Transaction, documents: Documents, release: Release) -> Json:
-    """One release with its steps, verdicts and approvals."""
+def release_status(tx: Transaction, documents: Documents, release: Release, *, now: datetime) -> Json:
+    """One release with its steps, verdicts and approvals, why it stands where it stands, and what may come next."""
     document = documents.revision(tx, release.document)
     policy = document.spec.environments.get(release.environment, spec.EnvironmentPolicy())
-    steps = []
-    for index, step in enumerate(steps_of(policy, release)):
-        state = "done" if index < release.step else "active" if index == release.step and release.entered else "to come"
-        steps.append({"step": index, "what": step_name(step), "state": state})
+    steps = [
+        {"step": index, "what": step_name(step), "state": _step_state(release, index)}
+        for index, step in enumerate(steps_of(policy, release))
+    ]
     return {
         **plain(release),
         "steps": steps,
         "verdicts": [plain(v) for v in tx.verdicts(release.id)],
         "approvals": [plain(a) for a in tx.approvals(release.id)],
         "approvals_required": approvals_of(tx, release, document),
+        "standing": plain(standing(tx, documents, release, now=now)),
     }
 
 
-def plan(tx: Transaction, model: spec.Model, *, version: int, environment: str) -> Json:
-    """What a release would go through, before anybody opens it."""
-    if environment not in model.spec.environments:
-        raise NotFound(f"model {model.metadata.name} declares no environment {environment!r}")
-    workspace, name = model.metadata.workspace, model.metadata.name
-    policy = model.spec.environments[environment]
-    releases = tx.releases(workspace, name, environment)
-    serving, coming = live(releases), in_progress(releases)
-    known = tx.version(workspace, name, version)
-    windows = tx.windows(workspace, environment, name)[-14:]
-    rows = sum(w.rows for w in windows) / len(windows) if windows else None
-    warm = [r.version for r in releases if r.promoted_at is not None and r.degraded_at is None]
-    return {
-        "version": version,
-        "registered": known is not None,
-        "replaces": serving.version if serving else None,
-        "waits_for_release": coming.number if coming else None,
-        "gates": [plain(gate) if not isinstance(gate, spec.PolicyGate) else gate.policy for gate in model.spec.gates],
-        "steps": [step_name(step) for step in policy.strategy.steps],
-        "approvals_required": approvals_required(policy, model.spec.tier),
-        "rows_a_window": rows,
-        "windows_measured": len(windows),
-        "evidence": [_needed(step) for step in policy.strategy.steps if isinstance(step, spec.Analysis | spec.Bake)],
-        "rollback": "warm, within seconds" if model.spec.serving.keep_warm and warm else "cold: the start of a worker",
-    }
-
-
-def _needed(step: spec.Analysis | spec.Bake) -> Json:
-    return {
-        "step": step_name(step),
-        "metrics": list(step.metrics),
-        "margin": step.margin,
-        "blocks_min": step.blocks_min,
-        "block_s": step.block.total_seconds(),
-    }
+def _step_state(release: Release, index: int) -> str:
+    """In the order of a release's life: done, active or waiting, to come; in one that did not make it, failed and not reached."""
+    before = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
+    if index < release.step:
+        return "done"
+    if release.degraded_at is not None:
+        return "failed" if index == release.step else "not reached"
+    if index > release.step or before:
+        return "to come"
+    if release.phase is Phase.PAUSED:
+        return "waiting"
+    return "active" if release.entered else "to come"
 
 
 def history(tx: Transaction, model: spec.Model, *, environment: str | None, at: datetime | None) -> list[Json]:
@@ -198,7 +196,7 @@ def _chapter(tx: Transaction, release: Release, releases: list[Release]) -> Json
         "opened_by": release.opened_by,
         "incident": release.incident,
         "because": release.because,
-        "approved_by": [a.actor for a in tx.approvals(release.id)],
+        "approved_by": [a.actor for a in tx.approvals(release.id) if a.withdrawn is None],
         "evidence": [plain(v) for v in tx.verdicts(release.id)],
         "milestones": {str(milestone): plain(at) for milestone, at in milestones(tx, release, entries).items()},
         "ledger": [row.index for row in entries],

@@ -30,6 +30,7 @@ from steersman.loop.commands import Commands
 from steersman.server import answers
 from steersman.server.exchange import body_of, field, reply
 from steersman.server.people import people_routes
+from steersman.server.planning import plan
 from steersman.server.security import Within, route
 from steersman.server.wiring import Assembled, checkpoint, wall
 
@@ -75,6 +76,7 @@ class Api:
         self._commands = assembled.commands
         self._store = assembled.store
         self._documents = assembled.documents
+        self._now = assembled.world.clock.now
 
     def routes(self) -> list[Route]:
         """Every route of the API with its permission."""
@@ -225,7 +227,7 @@ class Api:
                 found = [
                     m for m in self._documents.models(tx) if access.allows(Permission.MODEL_READ, m.metadata.workspace)
                 ]
-                return [answers.model_line(tx, m) for m in found]
+                return [answers.model_line(tx, self._documents, m, now=self._now()) for m in found]
 
         return reply(await run_in_threadpool(read))
 
@@ -235,7 +237,10 @@ class Api:
         replicas = await run_in_threadpool(self._parts.world.target.observe)
         return await self._about_model(
             request,
-            lambda tx, m: {**answers.model_status(tx, m), "notes": answers.unwalled(replicas, workspace, name)},
+            lambda tx, m: {
+                **answers.model_status(tx, self._documents, m, now=self._now()),
+                "notes": answers.unwalled(replicas, workspace, name),
+            },
         )
 
     async def versions(self, request: Request) -> Response:
@@ -269,9 +274,9 @@ class Api:
         body = await body_of(request)
         version = field(body, "version", int)
         environment = field(body, "environment", str, default="production")
-        return await self._about_model(
-            request, lambda tx, m: answers.plan(tx, m, version=version, environment=environment)
-        )
+        known = {"version": version, "environment": environment, "now": self._now()}
+        known["replicas"] = await run_in_threadpool(self._parts.world.target.observe)
+        return await self._about_model(request, lambda tx, m: plan(tx, self._documents, m, **known))
 
     async def history(self, request: Request) -> Response:
         at = request.query_params.get("at")
@@ -361,13 +366,12 @@ class Api:
 
     async def one_release(self, request: Request) -> Response:
         release = await run_in_threadpool(self._release, request, Permission.MODEL_READ)
+        return reply(await run_in_threadpool(self._told, release))
 
-        def read() -> dict[str, Any]:
-            with self._store.read() as tx:
-                return answers.release_status(tx, self._documents, release)
-
-        told = await run_in_threadpool(read)
-        return reply({**told, "blocked": release.phase is Phase.PAUSED})
+    def _told(self, release: Release) -> dict[str, Any]:
+        with self._store.read() as tx:
+            told = answers.release_status(tx, self._documents, release, now=self._now())
+        return {**told, "blocked": release.phase is Phase.PAUSED}
 
     def decide(self, decision: str, permission: Permission) -> Handler:
         """A handler for one decision about a release; the permission must hold in the release's workspace."""
@@ -378,7 +382,7 @@ class Api:
             release = await run_in_threadpool(self._release, request, permission)
             command = command_of(self._commands, decision, access_of(request), release.workspace, full=full)
             after = await run_in_threadpool(command, release.id, actor=actor_of(request), because=because)
-            return reply(answers.plain(after))
+            return reply(await run_in_threadpool(self._told, after))
 
         return handle
 

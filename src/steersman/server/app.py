@@ -156,8 +156,8 @@ class _Pages:
                 raise NotFound("no such release")
             access.require(form.permission, release.workspace)
             command = command_of(commands, form.command, access, release.workspace, full=True)
-            command(release.id, actor=actor, because=because)
-            return f"/releases/{release.id}", f"{form.command}: release {release.number}"
+            after = command(release.id, actor=actor, because=because)  # retry: a new release
+            return f"/releases/{after.id}", f"{form.command}: release {after.number}"
         if "incident" in path:
             with self._parts.store.read() as tx:
                 incident = tx.incident(str(path["incident"]))

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from steersman.dataplane import asgi, handover
+from steersman.dataplane import handover, listening
 from steersman.dataplane.handles import Handle, read_handle
 from steersman.server.children import Child, argv_of, environment_of
 from steersman.server.installation import Installation
@@ -103,7 +103,7 @@ class Routers:
             environment=environment_of("router"),
             directory=Path.cwd(),
             log=self._state / "logs" / f"router-{number}.log",
-            listen=functools.partial(asgi.listen_tcp, host, port, shared=self._shared),
+            listen=functools.partial(listening.listen_tcp, host, port, shared=self._shared),
         )
 
     def _card(self, name: str) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steersman.domain.metrics import METRICS as DIRECTIONS
-from steersman.domain.metrics import Direction, harm
+from steersman.domain.metrics import QUANTILES, Direction, harm
 
 Floats = NDArray[np.float64]
 
@@ -36,11 +36,16 @@ Task = Literal["binary", "regression"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A performance metric: `of(scores, labels)` over checked arrays of one length, at least one row."""
+    """A performance metric: `of(scores, labels)` over checked arrays of one length, at least one row.
+
+    `rows` gives what each row adds where the metric is a mean of rows, and is None where it is not (AUC, F1, RMSE): only
+    means may be weighted row by row, or have a row as their evidence.
+    """
 
     name: str
     task: Task
     of: Callable[[Floats, Floats], float]
+    rows: Callable[[Floats, Floats], Floats] | None = None
     needs_both_classes: bool = False  # undefined where all labels are equal
 
     @property
@@ -81,16 +86,16 @@ class BlockDifferences:
         return sum(self.rows)
 
 
-def _log_loss(scores: Floats, labels: Floats) -> float:
+def _log_loss_rows(scores: Floats, labels: Floats) -> Floats:
     clip = float(
         np.finfo(np.float64).eps
     )  # a certain wrong answer costs 36 nats instead of infinity, as in scikit-learn
     p = np.clip(scores, clip, 1.0 - clip)
-    return float(-np.mean(labels * np.log(p) + (1.0 - labels) * np.log1p(-p)))
+    return -(labels * np.log(p) + (1.0 - labels) * np.log1p(-p))
 
 
-def _brier(scores: Floats, labels: Floats) -> float:
-    return float(np.mean((scores - labels) ** 2))
+def _brier_rows(scores: Floats, labels: Floats) -> Floats:
+    return (scores - labels) ** 2
 
 
 def _roc_auc(scores: Floats, labels: Floats) -> float:
@@ -101,8 +106,9 @@ def _roc_auc(scores: Floats, labels: Floats) -> float:
     return (rank_sum - n_positive * (n_positive + 1) / 2.0) / (n_positive * n_negative)
 
 
-def _accuracy(scores: Floats, labels: Floats) -> float:
-    return float(np.mean((scores >= THRESHOLD) == (labels == 1.0)))
+def _accuracy_rows(scores: Floats, labels: Floats) -> Floats:
+    right: Floats = ((scores >= THRESHOLD) == (labels == 1.0)).astype(np.float64)
+    return right
 
 
 def _precision(scores: Floats, labels: Floats) -> float:
@@ -135,23 +141,38 @@ def _rmse(scores: Floats, labels: Floats) -> float:
     return float(np.sqrt(np.mean((scores - labels) ** 2)))
 
 
-def _mae(scores: Floats, labels: Floats) -> float:
-    return float(np.mean(np.abs(scores - labels)))
+def _mae_rows(scores: Floats, labels: Floats) -> Floats:
+    return np.abs(scores - labels)
+
+
+def _quantile_loss(level: float) -> Callable[[Floats, Floats], Floats]:
+    """Pinball loss of a predicted quantile (Koenker & Bassett 1978): too low costs `level` a unit, too high the rest."""
+
+    def rows(scores: Floats, labels: Floats) -> Floats:
+        missed = labels - scores
+        return np.maximum(level * missed, (level - 1.0) * missed)
+
+    return rows
+
+
+def _mean(name: str, task: Task, rows: Callable[[Floats, Floats], Floats]) -> Metric:
+    return Metric(name=name, task=task, of=lambda scores, labels: float(np.mean(rows(scores, labels))), rows=rows)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(name="log_loss", task="binary", of=_log_loss),
-        Metric(name="brier", task="binary", of=_brier),
+        _mean("log_loss", "binary", _log_loss_rows),
+        _mean("brier", "binary", _brier_rows),
         Metric(name="roc_auc", task="binary", of=_roc_auc, needs_both_classes=True),
-        Metric(name="accuracy", task="binary", of=_accuracy),
+        _mean("accuracy", "binary", _accuracy_rows),
         Metric(name="precision", task="binary", of=_precision),
         Metric(name="recall", task="binary", of=_recall, needs_both_classes=True),
         Metric(name="f1", task="binary", of=_f1, needs_both_classes=True),
         Metric(name="calibration_error", task="binary", of=_calibration_error),
         Metric(name="rmse", task="regression", of=_rmse),
-        Metric(name="mae", task="regression", of=_mae),
+        _mean("mae", "regression", _mae_rows),
+        *(_mean(name, "regression", _quantile_loss(level)) for name, level in QUANTILES.items()),
     )
 }
 """How each metric of the documents is computed."""

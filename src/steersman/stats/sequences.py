@@ -11,7 +11,8 @@ Which one for what:
 
 - `student_interval`: means of few blocks (days) with unknown spread. Exact for normal blocks from n = 2 on.
 - `asymptotic_interval`: means of many independent rows, whatever their distribution.
-- `bounded_interval`: means of rows with a known range; no assumption on the distribution at any n; wide.
+- `bounded.bounded_interval`: means of rows with a known range; no assumption on the distribution at any n; wide.
+- `quantiles.quantile_interval`: quantiles of rows; no assumption on the distribution either.
 - `bernoulli_interval`: error rates, looked at repeatedly. `clopper_pearson_interval`: error rates, looked at once.
 
 None of them forgives dependence: requests of one day share their weather, so they must first be averaged into blocks.
@@ -20,10 +21,10 @@ None of them forgives dependence: requests of one day share their weather, so th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from steersman.stats.beta import beta_quantile
 
@@ -38,6 +39,19 @@ ROWS_TUNED_AT = 2_000
 
 NEEDED_MAX = 1_000_000
 """Largest n that `needed_n` looks for; beyond it the honest answer is "unknown"."""
+
+NEEDED_STEP = 1_000
+"""It is looked for in two rounds of a thousand counts each."""
+
+SPREAD_FLOOR = 0.25
+"""Smallest believed standard deviation between blocks, as a share of the margin. A handful of equal differences (two
+identical versions, or a metric that rarely moves) would otherwise give an interval of width zero."""
+
+
+class Radii(Protocol):
+    """Half-width of a sequence at each n, in units of the standard deviation; never grows with n."""
+
+    def __call__(self, n: ArrayLike, *, alpha: float, sides: Sides, tuned_at: int) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +82,7 @@ def mixture_variance(alpha: float, tuned_at: int) -> float:
     return (spent + math.log(spent + 1.0)) / tuned_at
 
 
-def _log_threshold(alpha: float, sides: Sides, shrinkage: float) -> float:
+def _log_threshold(alpha: float, sides: Sides, shrinkage: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log of the wealth at which the two-sided mixture rejects.
 
     Two-sided: 1 / alpha. One-sided: betting on one side only (half-normal mixture) gives wealth 2 B − B', where B is
@@ -76,8 +90,8 @@ def _log_threshold(alpha: float, sides: Sides, shrinkage: float) -> float:
     way; so B ≥ (1 / alpha + sqrt(shrinkage)) / 2 suffices.
     """
     if sides == 2:
-        return -math.log(alpha)
-    return math.log((1.0 / alpha + math.sqrt(shrinkage)) / 2.0)
+        return np.full_like(shrinkage, -math.log(alpha))
+    return np.log((1.0 / alpha + np.sqrt(shrinkage)) / 2.0)
 
 
 def student_radius(n: int, *, alpha: float, sides: Sides = 2, tuned_at: int = BLOCKS_TUNED_AT) -> float:
@@ -88,15 +102,21 @@ def student_radius(n: int, *, alpha: float, sides: Sides = 2, tuned_at: int = BL
     Analysis 2025), Gaussian mixture. With x = n (mean − m)² / sum of squares and k = 1 / (1 + n rho²) the wealth
     against m is sqrt(k) ((1 + x) / (1 + k x))^(n/2); solving wealth = 1 / alpha for m gives the radius.
     """
+    return float(student_radii(n, alpha=alpha, sides=sides, tuned_at=tuned_at))
+
+
+def student_radii(
+    n: ArrayLike, *, alpha: float, sides: Sides = 2, tuned_at: int = BLOCKS_TUNED_AT
+) -> NDArray[np.float64]:
+    """`student_radius` of many n at once, of the shape of `n`."""
     rho2 = mixture_variance(alpha, tuned_at)
-    if n < 2:
-        return math.inf
-    k = 1.0 / (1.0 + n * rho2)
-    growth = math.exp(2.0 / n * (_log_threshold(alpha, sides, k) - 0.5 * math.log(k)))
-    if growth * k >= 1.0:
-        return math.inf  # even an infinite t statistic could not be rejected yet
-    x = (growth - 1.0) / (1.0 - growth * k)
-    return math.sqrt(x * (n - 1) / n)
+    counts = np.asarray(n, dtype=np.float64)
+    known = np.maximum(counts, 2.0)
+    k = 1.0 / (1.0 + known * rho2)
+    growth = np.exp(2.0 / known * (_log_threshold(alpha, sides, k) - 0.5 * np.log(k)))
+    possible = (counts >= 2) & (growth * k < 1.0)  # else even an infinite t statistic could not be rejected yet
+    x = (growth - 1.0) / np.where(possible, 1.0 - growth * k, 1.0)
+    return np.where(possible, np.sqrt(x * (known - 1) / known), np.inf)
 
 
 def student_interval(
@@ -117,12 +137,19 @@ def asymptotic_radius(n: int, *, alpha: float, sides: Sides = 2, tuned_at: int =
     Waudby-Smith et al. (as above), theorem 2.2, Robbins' normal mixture:
     sqrt(2 (n rho² + 1) / (n² rho²) · log(sqrt(n rho² + 1) / alpha)).
     """
+    return float(asymptotic_radii(n, alpha=alpha, sides=sides, tuned_at=tuned_at))
+
+
+def asymptotic_radii(
+    n: ArrayLike, *, alpha: float, sides: Sides = 2, tuned_at: int = ROWS_TUNED_AT
+) -> NDArray[np.float64]:
+    """`asymptotic_radius` of many n at once, of the shape of `n`."""
     rho2 = mixture_variance(alpha, tuned_at)
-    if n < 2:
-        return math.inf
-    spread = n * rho2 + 1.0
-    log_wealth = _log_threshold(alpha, sides, 1.0 / spread) + 0.5 * math.log(spread)
-    return math.sqrt(2.0 * spread / (n * n * rho2) * log_wealth)
+    counts = np.asarray(n, dtype=np.float64)
+    known = np.maximum(counts, 2.0)
+    spread = known * rho2 + 1.0
+    log_wealth = _log_threshold(alpha, sides, 1.0 / spread) + 0.5 * np.log(spread)
+    return np.where(counts >= 2, np.sqrt(2.0 * spread / (known * known * rho2) * log_wealth), np.inf)
 
 
 def asymptotic_interval(
@@ -138,51 +165,6 @@ def asymptotic_interval(
     radius = math.inf if math.isinf(factor) else factor * sd
     return Interval(
         estimate=mean, lower=mean - radius, upper=mean + radius, n=n, alpha=alpha, method="asymptotic mixture sequence"
-    )
-
-
-def bounded_interval(values: ArrayLike, *, low: float, high: float, alpha: float = 0.05) -> Interval:
-    """Empirical-Bernstein confidence sequence for the mean of values known to lie in [low, high], in their order.
-
-    Waudby-Smith & Ramdas, *Estimating means of bounded random variables by betting* (JRSS B 2024), theorem 2
-    (predictable plug-in), with the running intersection of all looks so far. Two-sided. The estimate is the plain
-    mean, clipped into the bounds.
-    """
-    _check(alpha, 1)
-    if not high > low:
-        raise ValueError(f"high must exceed low, got [{low}, {high}]")
-    raw = np.asarray(values, dtype=np.float64).ravel()
-    if raw.size and not (np.all(raw >= low) and np.all(raw <= high)):
-        raise ValueError(f"values must lie in [{low}, {high}], got {float(raw.min())}..{float(raw.max())}")
-    method = "empirical-Bernstein sequence"
-    n = int(raw.size)
-    if n == 0:
-        return Interval(estimate=math.nan, lower=low, upper=high, n=0, alpha=alpha, method=method)
-    x = (raw - low) / (high - low)
-    t = np.arange(1, n + 1, dtype=np.float64)
-    mean = (0.5 + np.cumsum(x)) / (t + 1.0)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (t + 1.0)
-    mean_before = np.concatenate(([0.5], mean[:-1]))
-    variance_before = np.concatenate(([0.25], variance[:-1]))
-    log_level = math.log(2.0 / alpha)
-    bet = np.minimum(np.sqrt(2.0 * log_level / (variance_before * t * np.log1p(t))), 0.5)
-    surprise = (x - mean_before) ** 2 * (-np.log1p(-bet) - bet)
-    staked = np.cumsum(bet)
-    centre = np.cumsum(bet * x) / staked
-    radius = (log_level + np.cumsum(surprise)) / staked
-    lower = float(np.clip(np.max(centre - radius), 0.0, 1.0))
-    upper = float(np.clip(np.min(centre + radius), 0.0, 1.0))
-    if lower > upper:  # the intersection is empty with probability at most alpha; answer the last look's point
-        lower = upper = float(np.clip(centre[-1], 0.0, 1.0))
-    span = high - low
-    estimate = min(max(float(np.mean(x)), lower), upper)
-    return Interval(
-        estimate=low + span * estimate,
-        lower=low + span * lower,
-        upper=low + span * upper,
-        n=n,
-        alpha=alpha,
-        method=method,
     )
 
 
@@ -232,32 +214,33 @@ def clopper_pearson_interval(events: int, n: int, *, alpha: float = 0.05) -> Int
 
 
 def needed_n(
-    distance: float, sd: float, *, alpha: float = 0.05, sides: Sides = 2, tuned_at: int = BLOCKS_TUNED_AT
+    distance: float,
+    sd: float,
+    *,
+    alpha: float = 0.05,
+    sides: Sides = 2,
+    tuned_at: int = BLOCKS_TUNED_AT,
+    radii: Radii = student_radii,
 ) -> int | None:
-    """Blocks in all until a student sequence of spread `sd` is narrower than `distance` on each side.
+    """Observations in all until a sequence of spread `sd` is narrower than `distance` on each side.
 
-    `distance` is how far the estimate lies from the margin. None when it would take more than `NEEDED_MAX` (an
-    estimate exactly at the margin never decides).
+    `distance` is how far the estimate lies from the margin; `radii` says which sequence, blocks' or
+    (`asymptotic_radii`) rows'. None when it would take more than `NEEDED_MAX` (an estimate exactly at the margin never
+    decides).
     """
     if sd < 0 or not math.isfinite(sd):
         raise ValueError(f"sd must be finite and not negative, got {sd}")
     if distance <= 0:
         return None
 
-    def decided(n: int) -> bool:
-        factor = student_radius(n, alpha=alpha, sides=sides, tuned_at=tuned_at)
-        return math.isfinite(factor) and factor * sd < distance
+    def first_decided(counts: NDArray[np.int64]) -> int | None:
+        # Without a spread the product with an infinite radius is no number, which decides nothing.
+        with np.errstate(invalid="ignore"):
+            decided = radii(counts, alpha=alpha, sides=sides, tuned_at=tuned_at) * sd < distance
+        return int(counts[np.argmax(decided)]) if decided.any() else None
 
-    high = 2
-    while not decided(high):
-        high *= 2
-        if high > NEEDED_MAX:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
-    return high
+    end = first_decided(np.arange(NEEDED_STEP, NEEDED_MAX + 1, NEEDED_STEP))
+    return None if end is None else first_decided(np.arange(end - NEEDED_STEP + 1, end + 1))
 
 
 def _edge(inside: Callable[[float], bool], start: float, end: float) -> float:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from steersman.domain.errors import Misconfigured
 from steersman.store import tables
+from steersman.store.migrations import migrate
 from steersman.store.transaction import Transaction
 
 
@@ -40,8 +41,10 @@ class Store:
             sa.event.listen(self._engine, "connect", _configure_sqlite)
         self._listeners: list[Callable[[], None]] = []
         try:
-            self._refuse_newer()
+            found = self._schema_found()
             with self._engine.begin() as connection:
+                if found is not None and found < tables.SCHEMA_VERSION:
+                    migrate(connection, found)
                 tables.metadata.create_all(connection)
         except sa.exc.DatabaseError as error:
             raise Misconfigured(
@@ -52,18 +55,20 @@ class Store:
             if tx.setting("schema") is None:
                 tx.put_setting("schema", str(tables.SCHEMA_VERSION))
 
-    def _refuse_newer(self) -> None:
-        """Before anything is written: a database of a newer Steersman stays as it is."""
+    def _schema_found(self) -> int | None:
+        """The schema of what is there, None where nothing is. A database of a newer Steersman stays as it is: refused."""
         if not sa.inspect(self._engine).has_table(tables.installation.name):
-            return
+            return None
         with self.read() as tx:
-            found = tx.setting("schema")
-        if found is not None and int(found) > tables.SCHEMA_VERSION:
+            kept = tx.setting("schema")
+        found = None if kept is None else int(kept)
+        if found is not None and found > tables.SCHEMA_VERSION:
             raise Misconfigured(
                 f"the database {self._engine.url.database} was written by a newer Steersman "
                 f"(schema {found}; this one knows {tables.SCHEMA_VERSION}); nothing was changed",
                 next_step="Start that newer Steersman, or choose another directory with --state.",
             )
+        return found
 
     @classmethod
     def at(cls, state: Path, *, wall: Callable[[], datetime] = _wall) -> "Store":

@@ -36,7 +36,12 @@ class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """One block of paired evidence: harm of `compared` against `reference` (digests), above 0 is worse."""
+    """One block of evidence about a pair of versions: harm of `compared` against `reference` (digests), above 0 is worse.
+
+    `mode` says how they met (`paired`: on the same requests, `split`: each on its share), `slice` which requests (`""` all,
+    else `origin=JFK`). `n` are the pieces the block is made of, and `spread` the sample standard deviation of their single
+    harms: None where the metric is no mean of them, and in blocks kept before there was one.
+    """
 
     workspace: str
     environment: str
@@ -49,6 +54,36 @@ class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
     value_reference: float
     value_compared: float
     n: int
+    mode: str = "paired"
+    slice: str = ""
+    spread: float | None = None
+    n_reference: int | None = None
+    n_compared: int | None = None
+
+
+class Cohort(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests one block of evidence is about, whatever the metric: how many matured, how many have label and score.
+
+    In pairs both arms hold the same requests. `drawn_*` count the units the router drew by lot and `share` is the mean
+    probability of the candidate (a split; else 0). `digest` is over the rows as they were read: event, scores, label.
+    """
+
+    workspace: str
+    environment: str
+    model: str
+    reference: str
+    compared: str
+    block: datetime
+    mode: str
+    slice: str
+    matured_reference: int
+    matured_compared: int
+    labelled_reference: int
+    labelled_compared: int
+    drawn_reference: int = 0
+    drawn_compared: int = 0
+    share: float = 0.0
+    digest: str
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,8 +18,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
-"""Grows with every change that older code could not read; an older installation refuses a newer database."""
+SCHEMA_VERSION = 2
+"""Grows with every change that older code could not read; an older installation refuses a newer database, and a newer one
+takes over what an older one kept (`steersman.store.migrations`)."""
 
 metadata = MetaData()
 
@@ -125,7 +126,39 @@ pair_block = Table(
     Column("value_reference", Float, nullable=False),
     Column("value_compared", Float, nullable=False),
     Column("n", Integer, nullable=False),
-    UniqueConstraint("workspace", "environment", "model", "reference", "compared", "metric", "block"),
+    Column("mode", String(20), nullable=False),
+    Column("slice", String(400), nullable=False),
+    Column("spread", Float),
+    Column("n_reference", Integer),
+    Column("n_compared", Integer),
+    UniqueConstraint(
+        "workspace",
+        "environment",
+        "model",
+        "reference",
+        "compared",
+        "metric",
+        "block",
+        "mode",
+        "slice",
+    ),
+)
+
+cohort = Table(
+    "cohort",
+    metadata,
+    *_named("workspace", "environment", "model", "reference", "compared"),
+    Column("block", String(40), nullable=False),
+    Column("mode", String(20), nullable=False),
+    Column("slice", String(400), nullable=False),
+    *(
+        Column(f"{what}_{arm}", Integer, nullable=False)
+        for what in ("matured", "labelled", "drawn")
+        for arm in ("reference", "compared")
+    ),
+    Column("share", Float, nullable=False),
+    Column("digest", String(80), nullable=False),
+    UniqueConstraint("workspace", "environment", "model", "reference", "compared", "block", "mode", "slice"),
 )
 
 window = Table(

@@ -21,7 +21,7 @@ from steersman.store import tables as t
 from steersman.store.agreements import AgreementTables
 from steersman.store.credentials import CredentialTables
 from steersman.store.ledger_log import LedgerLog
-from steersman.store.records import Approval, PairBlock, Stale, StoredDocument, StoredVerdict, Window
+from steersman.store.records import Approval, Cohort, PairBlock, Stale, StoredDocument, StoredVerdict, Window
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -238,23 +238,52 @@ class Transaction:
         compared: str,
         metric: str,
         since: datetime,
+        mode: str = "paired",
+        slice_of: str = "",
     ) -> list[PairBlock]:
-        """Blocks that began at or after `since`, oldest first."""
+        """Blocks that began at or after `since`, oldest first; of all requests, or of one slice (`origin=JFK`)."""
         query = (
             sa.select(t.pair_block)
             .where(
-                t.pair_block.c.workspace == workspace,
-                t.pair_block.c.environment == environment,
-                t.pair_block.c.model == model,
-                t.pair_block.c.reference == reference,
-                t.pair_block.c.compared == compared,
+                *_pair_is(t.pair_block, workspace, environment, model, reference, compared),
                 t.pair_block.c.metric == metric,
+                t.pair_block.c.mode == mode,
+                t.pair_block.c.slice == slice_of,
                 t.pair_block.c.block >= since.isoformat(),
             )
             .order_by(t.pair_block.c.block)
         )
         return [
             PairBlock(**{**row, "block": datetime.fromisoformat(row["block"])})
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    def add_cohort(self, cohort: Cohort) -> None:
+        self._run(sa.insert(t.cohort).values(**_columns(cohort)))
+
+    def cohorts(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        reference: str,
+        compared: str,
+        since: datetime,
+        mode: str = "paired",
+    ) -> list[Cohort]:
+        """What the blocks from `since` on are about, oldest first: all requests, and each slice."""
+        query = (
+            sa.select(t.cohort)
+            .where(
+                *_pair_is(t.cohort, workspace, environment, model, reference, compared),
+                t.cohort.c.mode == mode,
+                t.cohort.c.block >= since.isoformat(),
+            )
+            .order_by(t.cohort.c.block, t.cohort.c.slice)
+        )
+        return [
+            Cohort(**{**row, "block": datetime.fromisoformat(row["block"])})
             for row in self._connection.execute(query).mappings()
         ]
 
@@ -515,6 +544,18 @@ class Transaction:
 def _columns(record: msgspec.Struct) -> dict[str, Any]:
     values = msgspec.structs.asdict(record)
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _pair_is(
+    table: sa.Table, workspace: str, environment: str, model: str, reference: str, compared: str
+) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        table.c.workspace == workspace,
+        table.c.environment == environment,
+        table.c.model == model,
+        table.c.reference == reference,
+        table.c.compared == compared,
+    )
 
 
 def _window_is(window: Window) -> sa.ColumnElement[bool]:

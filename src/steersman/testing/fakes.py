@@ -18,6 +18,7 @@ from steersman.domain.errors import NotFound
 from steersman.domain.version import Column, Format
 from steersman.ports import (
     AnsweredRows,
+    Answers,
     ArmCount,
     DatasetSource,
     Description,
@@ -29,6 +30,7 @@ from steersman.ports import (
     RouterError,
     RunningReplica,
     Snapshot,
+    SplitRows,
     TrainingJob,
 )
 
@@ -242,13 +244,63 @@ class FakeTraffic:
         as_of: datetime,
         reference: str,
         compared: str,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
     ) -> PairedRows:
+        """Both versions on every row; `site` is the one column there is to slice by."""
         days = self.days(since, until)
+        rows = self.rows * len(days)
+        theirs = np.concatenate([self.scores(reference, day) for day in days])
+        ours = np.concatenate([self.scores(compared, day) for day in days])
         return PairedRows(
-            reference=np.concatenate([self.scores(reference, day) for day in days]),
-            compared=np.concatenate([self.scores(compared, day) for day in days]),
+            events=[f"e{number}" for number in range(rows)],
             labels=np.concatenate([self.labels(day) for day in days]),
+            reference=_answers(theirs, self.errors.get(reference, 0.0)),
+            compared=_answers(ours, self.errors.get(compared, 0.0)),
+            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in slices else {},
         )
+
+    def split(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+        drawn_since: datetime,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
+    ) -> SplitRows:
+        """Each row by lot, with the weight in effect now; no row where only one of them answers."""
+        days = self.days(since, until)
+        weight = self._weight(compared)
+        rows = self.rows * len(days) if 0.0 < weight < 1.0 else 0
+        lot = [np.random.default_rng(int(day.timestamp()) + 3).random(self.rows) for day in days]
+        candidate = np.concatenate(lot)[:rows] < weight
+        ours = np.concatenate([self.scores(compared, day) for day in days])[:rows]
+        theirs = np.concatenate([self.scores(reference, day) for day in days])[:rows]
+        events = [f"{since:%m%d}/{number}" for number in range(rows)]
+        return SplitRows(
+            events=events,
+            units=events,
+            candidate=candidate,
+            probability=np.full(rows, weight),
+            labels=np.concatenate([self.labels(day) for day in days])[:rows],
+            answers=_answers(np.where(candidate, ours, theirs), 0.0),
+            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in slices else {},
+        )
+
+    def refuse_measure(self, expression: str) -> str | None:
+        return None
+
+    def _weight(self, digest: str) -> float:
+        configuration = self.router.configuration if self.router else None
+        variants = configuration.routes[0].variants if configuration and configuration.routes else ()
+        return next((v.weight_pct / 100 for v in variants if v.digest == digest), 0.0)
 
     def answered(
         self,
@@ -305,6 +357,12 @@ class FakeTraffic:
     def erase(self, workspace: str, model: str, *, column: str, entity: str) -> Removed:
         self.erased.append(entity)
         return Removed(predictions=1, labels=1, files=2)
+
+
+def _answers(scores: Any, errors: float) -> Answers:
+    """Every request is answered, within 2 ms; the share `errors` of them, spread evenly, failed before that."""
+    failed = np.floor(np.arange(1, len(scores) + 1) * errors) > np.floor(np.arange(len(scores)) * errors)
+    return Answers(scores=scores, failed=failed, latency_ms=np.full(len(scores), 2.0))
 
 
 @dataclass

@@ -68,6 +68,7 @@ class Written:
         status: int = 200,
         request_id: str = "",
         latency_ms: float = 1.0,
+        probability: float | None = 1.0,
         trace_id: str | None = None,
     ) -> None:
         """One version's answer to a request; `x` of a row is the length of its id."""
@@ -82,7 +83,7 @@ class Written:
             digest=digest,
             release="r",
             variant=variant,
-            probability=1.0,
+            probability=probability,
             request_id=request_id or ids[0],
             event_ids=ids,
             request=msgspec.json.encode({"inputs": inputs}),

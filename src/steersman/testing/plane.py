@@ -31,7 +31,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from steersman.dataplane import asgi, sockets
+from steersman.dataplane import listening, sockets
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.dataplane.configuration import (
     Column,
@@ -192,7 +192,7 @@ class Plane:
         """
         handle = self.state / "run" / "router-0.json"
         if self._listener is None:
-            self._listener = asgi.listen_tcp("127.0.0.1", 0)
+            self._listener = listening.listen_tcp("127.0.0.1", 0)
         number = self._listener.fileno()
         process = self.start(
             "router", "--state", str(self.state), "--fd", str(number), limits=limits, inherited=(number,)

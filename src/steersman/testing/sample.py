@@ -14,7 +14,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from steersman.decide import rolling_out, routing
-from steersman.decide.judging import judge_error_rate, judge_paired
+from steersman.decide.guardrails import judge_error_rate
+from steersman.decide.judging import judge_paired
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest
 from steersman.domain.events import Action, Event
@@ -321,7 +322,8 @@ class _Year:
             mirrored = release.active and release.entered and release.phase is Phase.PROGRESSING
             if compared is None or compared.digest == release.digest:
                 continue
-            if (mirrored and start >= release.step_started_at - DAY) or release.phase is Phase.VERIFYING:
+            since = release.promoted_at if release.phase is Phase.VERIFYING else release.step_started_at
+            if since is not None and start >= since and (mirrored or release.phase is Phase.VERIFYING):
                 self._pair(release, compared, start)
 
     def _window(self, number: int, start: datetime) -> None:
@@ -360,7 +362,7 @@ class _Year:
         self.tx.add_pair_block(block)
 
     def _evidence(self, release: Release) -> dict[str, Verdict]:
-        since = release.promoted_at or release.opened_at
+        since = release.promoted_at or release.step_started_at
         if release.previous is None:
             return {}
         blocks = self.tx.pair_blocks(
@@ -370,7 +372,7 @@ class _Year:
             reference=release.previous.digest,
             compared=release.digest,
             metric="roc_auc",
-            since=since.replace(hour=0),
+            since=since,
         )
         return {"roc_auc": judge_paired([b.harm for b in blocks], margin=0.02, metric="roc_auc")} if blocks else {}
 

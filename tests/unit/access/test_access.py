@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from steersman.domain.access import (
     EVERY_WORKSPACE,
+    FOUR_EYES,
     HUMAN_ONLY,
     ROLE_PERMISSIONS,
     Access,
@@ -50,6 +51,7 @@ def test_nobody_may_do_anything_without_a_grant(permission: Permission, workspac
             Role.OPERATOR,
             {
                 Permission.RELEASE_APPROVE,
+                Permission.RELEASE_WAIVE,
                 Permission.TOKEN_MANAGE,
                 Permission.USER_MANAGE,
                 Permission.CLOCK_ADVANCE,
@@ -58,9 +60,13 @@ def test_nobody_may_do_anything_without_a_grant(permission: Permission, workspac
         ),
         (
             Role.APPROVER,
-            set(Permission) - {p for p in Permission if p.value.endswith(":read")} - {Permission.RELEASE_APPROVE},
+            set(Permission) - {p for p in Permission if p.value.endswith(":read")} - FOUR_EYES,
         ),
-        (Role.ADMIN, {Permission.RELEASE_APPROVE}),
+        (
+            Role.VALIDATOR,
+            set(Permission) - {p for p in Permission if p.value.endswith(":read")} - FOUR_EYES,
+        ),
+        (Role.ADMIN, {Permission.RELEASE_APPROVE, Permission.RELEASE_WAIVE}),
     ],
 )
 def test_each_role_lacks_exactly_what_the_table_says(role: Role, may_not: set[Permission]) -> None:

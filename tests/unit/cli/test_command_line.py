@@ -125,7 +125,7 @@ def test_an_error_shows_its_next_step(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_release_ends_with_the_code_of_its_state(monkeypatch: pytest.MonkeyPatch, answer: Any, code: int) -> None:
     calls = answering(monkeypatch, release=answer)
     assert main(["release", "ops/m", "3", "--because", "better"]) == code
-    assert calls == [("release", ("ops/m", 3), {"environment": "production", "because": "better"})]
+    assert calls == [("release", ("ops/m", 3), {"environment": "production", "because": "better", "hotfix": False})]
 
 
 def test_waiting_shows_the_release_as_it_ended(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -142,6 +142,22 @@ def test_a_decision_needs_a_reason(monkeypatch: pytest.MonkeyPatch, name: str) -
     assert main([name, RELEASE]) == 1
     assert main([name, RELEASE, "--because", "so"]) == 0
     assert calls == [(name, (RELEASE,), {"because": "so"})]
+
+
+def test_promote_skips_one_step_or_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = answering(monkeypatch, promote={"id": RELEASE, "phase": "Progressing"})
+    for flags, full in (([], False), (["--full"], True)):
+        assert main(["promote", RELEASE, *flags, "--because", "so"]) == 0
+        assert calls[-1] == ("promote", (RELEASE,), {"because": "so", "full": full})
+
+
+def test_a_waiver_names_what_is_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = answering(monkeypatch, waive={"id": "wai-1", "used_by": None})
+    assert main(["waive", "ops/m", "3", "--because", "so"]) == 1
+    assert main(["waive", "ops/m", "3", "--skip", "staging", "--because", "so"]) == 0
+    told = {"skip": "staging", "environment": "production", "because": "so", "expires": "7d"}
+    assert calls == [("waive", ("ops/m", 3), told)]
+    assert "next: steersman release ops/m 3 --environment production" in capsys.readouterr().out
 
 
 def test_history_takes_a_day_or_a_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

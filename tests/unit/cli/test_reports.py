@@ -49,18 +49,43 @@ def release(**changed: Any) -> dict[str, Any]:
     }
 
 
-def test_the_fleet_is_one_row_for_each_environment_and_then_what_waits_for_a_person() -> None:
+def standing(*choices: tuple[str, str], reason: str = "approval lacking") -> dict[str, Any]:
+    told = [{"command": command, "does": does} for command, does in choices]
+    return {"reason": reason, "means": "what it means", "advice": "what to do", "choices": told}
+
+
+def test_the_fleet_is_one_row_for_each_environment_and_then_what_a_person_should_look_at() -> None:
+    approve = (f'steersman approve {RELEASE} --because "…"', "agrees")
+    waits = {
+        "id": RELEASE, "number": 2, "version": 4, "state": "Paused", "because": "an approval is missing",
+        "standing": standing(approve, (f'steersman reject {RELEASE} --because "…"', "ends it")),
+    }  # fmt: skip
     paused = place(
         live=3, since=NOW, release=RELEASE, release_number=2, release_version=4, phase="Paused",
-        because="an approval is missing", open_incidents=1,
+        because="an approval is missing", open_incidents=1, look_at=waits,
     )  # fmt: skip
-    assert reports.models([model(production=paused, staging=place())]) == snapshot("""\
-MODEL      ENVIRONMENT  LIVE       SINCE                 ON ITS WAY            PHASE   OPEN INCIDENTS
-ops/delay  production   version 3  2026-11-23 16:20:14Z  version 4, release 2  Paused               1
-ops/delay  staging      –          –                     –                     –                    0
+    ended = {**waits, "state": "Aborted", "because": "gate failed", "standing": standing(approve, reason="gate failed")}
+    failed = place(live=3, since=NOW, phase="Healthy", look_at=ended)
+    assert reports.models([model(production=paused, dev=failed, staging=place())]) == snapshot("""\
+MODEL      ENVIRONMENT  LIVE       SINCE                 ON ITS WAY            PHASE    OPEN INCIDENTS
+ops/delay  production   version 3  2026-11-23 16:20:14Z  version 4, release 2  Paused                1
+ops/delay  dev          version 3  2026-11-23 16:20:14Z  –                     Healthy               0
+ops/delay  staging      –          –                     –                     –                     0
 
-ops/delay in production waits for a person: an approval is missing
-next: steersman releases rel-01a20935-4273-7a02-b659-b1c5b3ab13d6
+ops/delay in production: release 2 of version 4 waits for a person
+reason   approval lacking
+because  an approval is missing
+means    what it means
+do       what to do
+next: steersman approve rel-01a20935-4273-7a02-b659-b1c5b3ab13d6 --because "…"  # agrees
+next: steersman reject rel-01a20935-4273-7a02-b659-b1c5b3ab13d6 --because "…"   # ends it
+
+ops/delay in dev: release 2 of version 4 ended as Aborted
+reason   gate failed
+because  gate failed
+means    what it means
+do       what to do
+next: steersman approve rel-01a20935-4273-7a02-b659-b1c5b3ab13d6 --because "…"  # agrees
 
 ops/delay in staging has no version that answers
 next: steersman release ops/delay VERSION --because "first version"\
@@ -71,18 +96,38 @@ def test_an_empty_installation_says_how_to_begin() -> None:
     assert "next: steersman init model.yaml" in reports.models([])
 
 
-def test_a_release_names_the_command_that_comes_next() -> None:
-    def next_of(**changed: Any) -> list[str]:
-        said = reports.release(release(**changed)).splitlines()
-        return [line.removeprefix("next: ").split(" --")[0] for line in said if line.startswith("next: ")]
+def test_a_release_says_why_it_stands_there_what_that_means_and_what_comes_next() -> None:
+    body = {
+        "name": "roc_auc", "outcome": "inconclusive", "because": "roc_auc: straddling the margin", "estimate": "0.0133",
+        "lower": "-0.0021", "upper": "0.0287", "n": 6, "n_unit": "days", "margin": "0.02", "needed": 4,
+    }  # fmt: skip
+    asked = standing((f'steersman resume {RELEASE} --because "…"', "lets it go on"), ("steersman doctor", "looks"))
+    verdict = {"at": NOW, "kind": "analysis", "body": body}
+    found = release(phase="Paused", because="undecided", standing=asked, verdicts=[verdict])
+    assert reports.release(found) == snapshot("""\
+release     2 of delay in production
+id          rel-01a20935-4273-7a02-b659-b1c5b3ab13d6
+version     4
+digest      sha256:abababababababababababababababababababababababababababababababab
+replaces    version 3
+opened      2026-11-23 16:20:14Z by ann (command)
+phase       Paused
+completion  –
+because     undecided
+reason      approval lacking
+means       what it means
+do          what to do
+evidence:
+  AT                    KIND      WHAT     OUTCOME       ESTIMATE  INTERVAL            LIMIT  N       STILL NEEDED
+  2026-11-23 16:20:14Z  analysis  roc_auc  inconclusive  +0.0133   -0.0021 to +0.0287  0.02   6 days             4
+  analysis: roc_auc: straddling the margin
+next: steersman resume rel-01a20935-4273-7a02-b659-b1c5b3ab13d6 --because "…"  # lets it go on
+next: steersman doctor                                                         # looks\
+""")
 
-    waits = {"phase": "Paused", "steps": [{"step": 1, "what": "approval", "state": "active"}], "approvals_required": 1}
-    assert next_of() == [f"steersman releases {RELEASE}"]
-    assert next_of(**waits, approvals=[]) == [f"steersman approve {RELEASE}", f"steersman reject {RELEASE}"]
-    assert next_of(phase="Paused") == [f"steersman resume {RELEASE}", f"steersman abort {RELEASE}"]
-    assert next_of(phase="Verifying") == ["steersman status delay", "steersman rollback delay"]
-    assert next_of(phase="Healthy", completion="Aborted") == [f"steersman retry {RELEASE}", "steersman history delay"]
-    assert next_of(phase="Healthy", completion="Promoted") == ["steersman history delay"]
+
+def test_a_release_that_came_without_its_standing_names_the_command_that_shows_it() -> None:
+    assert reports.release(release()).splitlines()[-1] == f"next: steersman releases {RELEASE}"
 
 
 def test_history_says_what_was_live_by_which_release_on_what_evidence_and_who_agreed() -> None:

@@ -160,7 +160,7 @@ def test_forms_are_shown_to_those_who_may_and_carry_token_and_reason(sample: Sam
         for role in (Role.VIEWER, Role.OPERATOR, Role.APPROVER)
     }
     assert asked[Role.VIEWER] == []
-    assert [path.rpartition("/")[2] for path, _ in asked[Role.OPERATOR]] == ["promote", "abort"]
+    assert [path.rpartition("/")[2] for path, _ in asked[Role.OPERATOR]] == ["abort"]  # no promotion past an approval
     assert [path.rpartition("/")[2] for path, _ in asked[Role.APPROVER]] == ["approve", "reject"]
     for _, fields in asked[Role.OPERATOR] + asked[Role.APPROVER]:
         assert fields == ["csrf_token", "because"]
@@ -285,7 +285,7 @@ def test_a_release_in_every_state_of_a_fresh_life_is_shown(sample: Sample) -> No
     waiting = releases(sample, "missed-connection")[2]
     assert msgspec.structs.asdict(waiting)["completion"] is None
     html = console(sample).release(visit(sample, EVERYTHING, release=waiting.id))
-    assert "none yet, 1 needed" in html
+    assert "1 approval lacking, by the role approver" in html
     assert "No evidence yet" in html
 
 

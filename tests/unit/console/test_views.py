@@ -2,7 +2,7 @@
 
 import pytest
 
-from steersman.console import charts, views
+from steersman.console import judgements, views
 from steersman.domain.access import Access, Grant, Kind, Principal, Role
 from steersman.loop.world import Documents
 from steersman.store.database import Store
@@ -24,7 +24,7 @@ def model(sample: Sample, name: str = "flight-delay", environment: str = "") -> 
 def release(sample: Sample, number: int) -> views.ReleasePage:
     with sample.store.read() as tx:
         found = tx.releases("ops", "flight-delay", "production")[number - 1]
-        return views.release_page(tx, READER, Documents(), found.id)
+        return views.release_page(tx, READER, Documents(), found.id, now=sample.now)
 
 
 def test_the_time_axis_names_every_live_version_in_turn(sample: Sample) -> None:
@@ -95,16 +95,16 @@ def test_the_last_look_is_the_verdict_that_was_kept(sample: Sample) -> None:
 
 
 def test_the_finding_of_a_chart_says_where_the_interval_lies(sample: Sample) -> None:
-    assert "lies below the margin of 0.02" in charts.interval(release(sample, 2).evidence[0]).finding
-    assert "lies above the margin of 0.02" in charts.interval(release(sample, 7).evidence[0]).finding
-    assert "straddles the margin of 0.02" in charts.interval(release(sample, 12).evidence[0]).finding
+    assert "lies below the margin of 0.02" in judgements.interval(release(sample, 2).evidence[0]).finding
+    assert "lies above the margin of 0.02" in judgements.interval(release(sample, 7).evidence[0]).finding
+    assert "straddles the margin of 0.02" in judgements.interval(release(sample, 12).evidence[0]).finding
 
 
 def test_a_chart_of_one_block_says_that_nothing_can_be_said_yet(sample: Sample) -> None:
     evidence = release(sample, 2).evidence[0]
     from dataclasses import replace
 
-    chart = charts.interval(replace(evidence, looks=evidence.looks[:1]))
+    chart = judgements.interval(replace(evidence, looks=evidence.looks[:1]))
     assert chart.finding == "1 block so far, at least 5 are needed before anything can be said."
 
 

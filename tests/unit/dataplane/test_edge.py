@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
 
-from steersman.dataplane import asgi, edge
-from steersman.dataplane.asgi import Receive, Scope, Send
+from steersman.dataplane import edge
+from steersman.dataplane.exchange import App, Exchange, header_lines
+from steersman.dataplane.listening import EdgeServer, listen_tcp
 
 GET = b"GET / HTTP/1.1\r\nHost: edge\r\n\r\n"
 
@@ -20,31 +21,31 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     uvloop.run(asyncio.wait_for(main, 30))
 
 
-async def quick(scope: Scope, receive: Receive, send: Send) -> None:
-    await asgi.reply(send, 200, b"{}", ((b"x-version", b"7"),))
+async def quick(exchange: Exchange) -> None:
+    exchange.answer(200, b"{}", header_lines((b"x-version", b"7")))
 
 
 class Served:
     """An app behind an edge on a free port."""
 
-    def __init__(self, app: asgi.App, **settings: Any) -> None:
+    def __init__(self, app: App, **settings: Any) -> None:
         self._app = app
         self._settings = settings
 
     async def __aenter__(self) -> Served:
-        listener = asgi.listen_tcp("127.0.0.1", 0)
+        listener = listen_tcp("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.server = asgi.edge(self._app, **self._settings)
-        self.task = asyncio.create_task(self.server.serve(sockets=[listener]))
+        self.server = EdgeServer(self._app, **self._settings)
+        self.task = asyncio.create_task(self.server.serve(listener))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.server.should_exit = self.server.force_exit = True
+        self.server.stop(at_once=True)
         await self.task
 
     @property
     def state(self) -> edge.EdgeState:
-        return self.server.server_state
+        return self.server.state
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -72,7 +73,7 @@ def test_a_kept_alive_connection_is_answered_once_more_and_told_to_close() -> No
             writer.write(GET)
             status, headers, _ = await answer(reader)
             assert (status, headers.get("connection")) == (200, None)
-            served.server.should_exit = True
+            served.server.stop()
             await until(lambda: served.state.draining)
             await asyncio.sleep(0.1)
             writer.write(GET)
@@ -91,7 +92,7 @@ def test_idle_connections_are_closed_after_the_grace_and_not_before() -> None:
             reader, writer = await served.connect()
             writer.write(GET)
             await answer(reader)
-            served.server.should_exit = True
+            served.server.stop()
             began = loop.time()
             assert await reader.read() == b""
             assert 0.4 <= loop.time() - began < 2.0
@@ -102,15 +103,15 @@ def test_idle_connections_are_closed_after_the_grace_and_not_before() -> None:
 
 def test_what_is_under_way_is_finished_and_the_answer_says_close() -> None:
     async def main() -> None:
-        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        async def slow(exchange: Exchange) -> None:
             await asyncio.sleep(0.6)
-            await quick(scope, receive, send)
+            await quick(exchange)
 
         async with Served(slow, idle_grace_s=0.0) as served:
             reader, writer = await served.connect()
             writer.write(GET)
             await asyncio.sleep(0.05)
-            served.server.should_exit = True
+            served.server.stop()
             status, headers, _ = await answer(reader)
             assert (status, headers["connection"]) == (200, "close")
             await asyncio.wait_for(served.task, 1)
@@ -120,14 +121,14 @@ def test_what_is_under_way_is_finished_and_the_answer_says_close() -> None:
 
 def test_what_takes_longer_than_the_drain_is_cut_off() -> None:
     async def main() -> None:
-        async def forever(scope: Scope, receive: Receive, send: Send) -> None:
+        async def forever(exchange: Exchange) -> None:
             await asyncio.sleep(60)
 
         async with Served(forever, idle_grace_s=0.0, drain_s=1) as served:
             reader, writer = await served.connect()
             writer.write(GET)
             await asyncio.sleep(0.05)
-            served.server.should_exit = True
+            served.server.stop()
             assert await reader.read() == b""
             await asyncio.wait_for(served.task, 2)
 
@@ -160,7 +161,7 @@ def test_a_caller_that_leaves_cancels_its_request_where_the_app_wants_that(cance
         began = asyncio.Event()
         ended: list[str] = []
 
-        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        async def slow(exchange: Exchange) -> None:
             began.set()
             try:
                 await asyncio.sleep(0.3)
@@ -177,7 +178,7 @@ def test_a_caller_that_leaves_cancels_its_request_where_the_app_wants_that(cance
             await until(lambda: bool(ended))
             assert ended == ["cancelled" if cancel else "finished"]
             assert served.state.counts.clients_left == 1
-            await until(lambda: not served.state.tasks)
+            await until(lambda: not served.state.runs)
 
     run(main())
 
@@ -189,8 +190,8 @@ def test_a_caller_that_does_not_read_its_answer_is_closed_and_counted(
     monkeypatch.setattr(edge, "WRITE_S_MAX", 0.2)
 
     async def main() -> None:
-        async def large(scope: Scope, receive: Receive, send: Send) -> None:
-            await asgi.reply(send, 200, b"x" * (32 * 1024 * 1024), close=not keep_alive)
+        async def large(exchange: Exchange) -> None:
+            exchange.answer(200, b"x" * (32 * 1024 * 1024), close=not keep_alive)
 
         async with Served(large) as served:
             _, writer = await served.connect()
@@ -207,8 +208,8 @@ def test_a_slow_but_steady_reader_gets_all_of_it(monkeypatch: pytest.MonkeyPatch
     size = 16 * 1024 * 1024
 
     async def main() -> None:
-        async def large(scope: Scope, receive: Receive, send: Send) -> None:
-            await asgi.reply(send, 200, b"x" * size)
+        async def large(exchange: Exchange) -> None:
+            exchange.answer(200, b"x" * size)
 
         async with Served(large) as served:
             reader, writer = await served.connect()
@@ -235,7 +236,7 @@ def test_a_connection_that_brings_no_request_is_closed() -> None:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-async def answered(app: Callable[[Scope, Receive, Send], Awaitable[None]], request: bytes = GET) -> bytes:
+async def answered(app: App, request: bytes = GET) -> bytes:
     async with Served(app) as served:
         reader, writer = await served.connect()
         writer.write(request.replace(b"Host: edge", b"Host: edge\r\nConnection: close"))
@@ -244,8 +245,8 @@ async def answered(app: Callable[[Scope, Receive, Send], Awaitable[None]], reque
 
 def test_a_header_cannot_break_out_of_its_line(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async def split(scope: Scope, receive: Receive, send: Send) -> None:
-            await asgi.reply(send, 200, b"{}", ((b"x-id", b"1\r\nset-cookie: a=b"),))
+        async def split(exchange: Exchange) -> None:
+            exchange.answer(200, b"{}", header_lines((b"x-id", b"1\r\nset-cookie: a=b")))
 
         said = await answered(split)
         assert said.startswith(b"HTTP/1.1 500 ")
@@ -257,8 +258,8 @@ def test_a_header_cannot_break_out_of_its_line(caplog: pytest.LogCaptureFixture)
 
 def test_an_answer_to_head_has_no_body_and_another_type_can_be_named() -> None:
     async def main() -> None:
-        async def text(scope: Scope, receive: Receive, send: Send) -> None:
-            await asgi.reply(send, 200, b"up 1\n", content_type=b"text/plain")
+        async def text(exchange: Exchange) -> None:
+            exchange.answer(200, b"up 1\n", content_type=b"text/plain")
 
         head, _, body = (await answered(text, GET.replace(b"GET", b"HEAD"))).partition(b"\r\n\r\n")
         assert b"content-type: text/plain\r\ncontent-length: 5" in head
@@ -273,8 +274,8 @@ def test_a_stream_is_sent_piece_by_piece() -> None:
             yield b"data: 1\n\n"
             yield b"data: 2\n\n"
 
-        async def events(scope: Scope, receive: Receive, send: Send) -> None:
-            await asgi.reply_stream(send, 200, pieces(), ((b"content-type", b"text/event-stream"),))
+        async def events(exchange: Exchange) -> None:
+            await exchange.stream(200, pieces(), header_lines((b"content-type", b"text/event-stream")))
 
         _, _, body = (await answered(events)).partition(b"\r\n\r\n")
         assert body == b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n"
@@ -294,10 +295,10 @@ def test_what_is_not_http_is_told_so_in_json() -> None:
 
 def test_pipelined_requests_are_answered_in_their_order() -> None:
     async def main() -> None:
-        async def slower_first(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["path"] == "/first one":
+        async def slower_first(exchange: Exchange) -> None:
+            if exchange.path == "/first one":
                 await asyncio.sleep(0.05)
-            await asgi.reply(send, 200, scope["path"].encode())
+            exchange.answer(200, exchange.path.encode())
 
         async with Served(slower_first) as served:
             reader, writer = await served.connect()

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from steersman.dataplane import upkeep
+from steersman.dataplane import deltas, upkeep
 from steersman.dataplane.capture import Labels
 from steersman.dataplane.committer import Committer
-from steersman.dataplane.storage import LocalStorage
+from steersman.dataplane.deltas import open_table
+from steersman.dataplane.storage import LocalStorage, Storage
 from steersman.dataplane.upkeep import Upkeep
 from steersman.plugins.tables.delta import DeltaInferenceLog
 from steersman.testing.log import PLACE, Written
@@ -222,3 +223,21 @@ def test_names_of_entities_and_events_do_not_reach_the_tables_log(kept: Kept) ->
     kept.commit()
     for log in kept.state.rglob("_delta_log"):
         assert all(b"very-personal" not in entry.read_bytes() for entry in log.iterdir() if entry.is_file())
+
+
+def test_a_table_is_opened_anew_from_time_to_time_since_it_keeps_what_it_followed(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def opening(storage: Storage, path: str) -> DeltaTable | None:
+        opened.append(path)
+        return open_table(storage, path)
+
+    monkeypatch.setattr(deltas, "OPEN_ENTRIES_MAX", 3)
+    monkeypatch.setattr(deltas, "open_table", opening)
+    kept.commits(1)
+    opened.clear()
+    kept.commits(7, first=1)
+    assert len(opened) == 2, "after entries 3 and 6"
+    assert kept.delta().to_pyarrow_table().num_rows == 8

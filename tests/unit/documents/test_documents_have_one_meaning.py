@@ -136,3 +136,30 @@ def test_the_schema_describes_what_is_decoded(kind: str) -> None:
     assert schema["required"] == ["apiVersion", "kind", "metadata", "spec"]
     assert all("description" in part for part in schema["$defs"].values())
     assert "PT" not in str(schema)
+
+
+def test_a_declared_metric_may_be_named_where_versions_are_compared() -> None:
+    text = """
+apiVersion: steersman/v1
+kind: Model
+metadata: {name: pricing}
+spec:
+  versions: {registry: mlflow, name: pricing}
+  groundTruth: {column: sold, horizon: 1d}
+  metrics:
+  - {name: lost_margin, expression: "CASE WHEN label = 1 THEN abs(score - price) ELSE 0 END", direction: lower}
+  environments:
+    production:
+      strategy:
+        canary:
+          steps:
+          - setWeight: 10
+          - analysis: {metrics: [lost_margin, error_rate], mode: split, unit: row, rowsMin: 2000, slices: [region]}
+          - setWeight: 100
+          - promote: {}
+"""
+    (model,) = parse_yaml(text)
+    assert isinstance(model, spec.Model)
+    (declared,) = model.spec.metrics
+    assert (declared.name, declared.direction) == ("lost_margin", "lower")
+    assert parse_document(encode_document(model)) == model

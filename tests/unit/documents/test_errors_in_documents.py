@@ -74,6 +74,34 @@ STEPS = "spec.environments.production.strategy.canary"
         (", maxDrop: 0.01", "", "spec.gates[1]: a gate needs one of margin, maxDrop, floor or policy"),
         ("metric: log_loss, margin", "metric: logloss, margin", 'spec.gates[0]: metric: unknown metric "logloss", did'),
         ("[roc_auc], crit", "[wit], crit", f'{STEPS}.steps[1].analysis: metrics[0]: unknown metric "wit"; known are'),
+        ("[roc_auc], crit", "[roc_auc], mode: split, crit", f"{STEPS}.steps[1].analysis: mode split needs a setWeight"),
+        ("[roc_auc], crit", "[agreement, score_shit], crit", 'metrics[1]: unknown metric "score_shit", did you mean'),
+        (
+            "[roc_auc], crit",
+            "[roc_auc], unit: row, crit",
+            "metrics[0]: roc_auc is no mean of rows, so no row is evidence",
+        ),
+        ("[roc_auc], crit", "[brier], rowsMin: 500, crit", f"{STEPS}.steps[1].analysis: rowsMin needs unit row"),
+        ("[roc_auc], crit", "[brier], sliceMargin: 0.1, crit", "analysis: sliceMargin and sliceRowsMin need slices"),
+        ("[roc_auc], crit", "[brier], slices: [a, a], crit", 'analysis: slices[1]: "a" is named twice'),
+        ("[roc_auc]}\n      guard", "[agrement]}\n      guard", f"{STEPS}.steps[6].bake: metrics[0]: unknown metric"),
+        ("metric: log_loss, margin", "metric: agreement, margin", 'spec.gates[0]: metric: unknown metric "agreement"'),
+        ("  gates:", "  metrics: [{name: f1, expression: score, direction: lower}]\n  gates:", "spec.metrics[0]: name"),
+        (
+            "  gates:",
+            "  metrics: [{name: cost, expression: avg(score), direction: lower}]\n  gates:",
+            "spec.metrics[0]: expression: function avg is not one of abs, cast, ceil",
+        ),
+        (
+            "  gates:",
+            "  metrics: [{name: cost, expression: price * 2, direction: lower}]\n  gates:",
+            "spec.metrics[0]: expression: it does not name score, so it is the same for every version",
+        ),
+        (
+            "  gates:",
+            "  metrics: [{name: cost, expression: score, direction: down}]\n  gates:",
+            "spec.metrics[0]: direction must be one of",
+        ),
         ("version.signature ==", "version.age <", "spec.gates[2]: policy: this expression is not yet supported"),
         ("metric: roc_auc, maxDrop: 0.01", "metric: brier, floor: 0.1", "spec.gates[1]: floor needs a metric where"),
         (
@@ -148,6 +176,11 @@ STEPS = "spec.environments.production.strategy.canary"
             "      guardrails:",
             "      after: stagin\n      guardrails:",
             "production: after names no environment of the model",
+        ),
+        (
+            "    production:\n",
+            "    staging: {}\n    production:\n      after: staging\n",
+            "production: after staging and retrain.mode auto exclude each other",
         ),
         (
             "      guardrails:",

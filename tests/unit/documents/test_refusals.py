@@ -55,7 +55,6 @@ SAID = [
     ("DropGate.vs", "vs: production, maxDrop", "vs: staging, maxDrop", 'spec.gates[1]: vs "staging" is not carried'),
     ("PairedGate.block", "block: 1d, margin", "block: 7d, margin", "spec.gates[0]: block 7d of a gate is not carried"),
     ("Mirror.maxDuration", "percent: 100", "maxDuration: 7d", f"{STEPS}[0].mirror: maxDuration of a mirror is not"),
-    ("Analysis.mode", "mode: paired", "mode: split", f"{STEPS}[1].analysis: mode split is not carried out yet; use"),
     ("DriftMonitor.segments", "drift, window: 1d", "drift, segments: [a]", "spec.monitors[0]: segments is not carried"),
     (
         "PerformanceMonitor.segments",

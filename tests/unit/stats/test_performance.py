@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersman.domain.metrics import METRICS as DOCUMENTED
-from steersman.domain.metrics import Direction
+from steersman.domain.metrics import QUANTILES, Direction
 from steersman.stats.performance import METRICS, evaluate, metric_named, mid_ranks, paired_blocks
 
 binary_rows = st.lists(st.tuples(st.integers(0, 20).map(lambda k: k / 20), st.integers(0, 1)), min_size=2, max_size=200)
@@ -43,6 +43,13 @@ def test_regression_metrics_equal_their_definitions(scores: list[float], seed: i
     error = np.array(scores) - labels
     assert evaluate("rmse", scores, labels) == pytest.approx(math.sqrt(np.mean(error**2)))
     assert evaluate("mae", scores, labels) == pytest.approx(np.mean(np.abs(error)))
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=50), st.sampled_from(sorted(QUANTILES)))
+def test_quantile_loss_equals_scikit_learns(scores: list[float], metric: str) -> None:
+    labels = np.random.default_rng(len(scores)).normal(size=len(scores))
+    known = sklearn.metrics.mean_pinball_loss(labels, scores, alpha=QUANTILES[metric])
+    assert evaluate(metric, scores, labels) == pytest.approx(known)
 
 
 @given(binary_rows)

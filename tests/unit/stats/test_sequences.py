@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from steersman.stats.beta import beta_cdf, beta_quantile, student_quantile
 from steersman.stats.sequences import (
+    ROWS_TUNED_AT,
     Interval,
     Sides,
     asymptotic_interval,
+    asymptotic_radii,
     asymptotic_radius,
     bernoulli_interval,
-    bounded_interval,
     clopper_pearson_interval,
     mixture_variance,
     needed_n,
@@ -129,25 +130,6 @@ def test_an_error_rate_looked_at_after_every_request_is_missed_in_at_most_five_p
     assert missed <= 10
 
 
-def test_a_bounded_mean_is_covered_without_assumptions_on_its_distribution() -> None:
-    rng = np.random.default_rng(14)
-    missed = sum(
-        not (found := bounded_interval(rng.random(400) < 0.03, low=0, high=1)).lower <= 0.03 <= found.upper
-        for _ in range(200)
-    )
-    assert missed <= 10
-
-
-@given(
-    st.lists(st.floats(-2, 3), max_size=200),
-    alphas,
-)
-def test_bounded_intervals_keep_to_their_range_and_contain_their_estimate(values: list[float], alpha: float) -> None:
-    interval = bounded_interval(values, low=-2, high=3, alpha=alpha)
-    assert -2 - 1e-9 <= interval.lower <= interval.upper <= 3 + 1e-9
-    assert not values or interval.lower - 1e-9 <= interval.estimate <= interval.upper + 1e-9
-
-
 @given(n=st.integers(1, 100_000), share=st.floats(0, 1), alpha=alphas)
 def test_error_rates_seen_repeatedly_are_wider_than_seen_once(n: int, share: float, alpha: float) -> None:
     events = round(n * share)
@@ -165,6 +147,14 @@ def test_needed_n_is_the_first_that_decides(distance: float, sd: float) -> None:
         assert n == 2 or student_radius(n - 1, alpha=0.05, sides=1) * sd >= distance
 
 
+@given(distance=st.floats(0.01, 1), sd=st.floats(0.01, 1))
+def test_needed_rows_are_the_first_that_decide(distance: float, sd: float) -> None:
+    n = needed_n(distance, sd, sides=1, tuned_at=ROWS_TUNED_AT, radii=asymptotic_radii)
+    if n is not None:
+        assert asymptotic_radius(n, alpha=0.05, sides=1) * sd < distance
+        assert n == 2 or asymptotic_radius(n - 1, alpha=0.05, sides=1) * sd >= distance
+
+
 def test_an_estimate_at_the_margin_never_decides() -> None:
     assert needed_n(0.0, 0.1) is None
     assert needed_n(1e-9, 1.0) is None
@@ -179,9 +169,6 @@ def test_numbers_that_cannot_be_are_refused() -> None:
         lambda: student_radius(5, alpha=0.05, tuned_at=0),
         lambda: bernoulli_interval(3, 2),
         lambda: clopper_pearson_interval(-1, 2),
-        lambda: bounded_interval([2.0], low=0, high=1),
-        lambda: bounded_interval([math.nan], low=0, high=1),
-        lambda: bounded_interval([], low=1, high=1),
         lambda: needed_n(1.0, math.inf),
     ):
         with pytest.raises(ValueError, match=r"must|got|needs"):
@@ -191,7 +178,6 @@ def test_numbers_that_cannot_be_are_refused() -> None:
 def test_no_observation_leaves_everything_possible() -> None:
     assert _bounds(bernoulli_interval(0, 0)) == (0.0, 1.0)
     assert _bounds(clopper_pearson_interval(0, 0)) == (0.0, 1.0)
-    assert _bounds(bounded_interval([], low=-1, high=1)) == (-1.0, 1.0)
 
 
 def _bounds(interval: Interval) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from steersman.console.views.incident import IncidentPage, incident_page
 from steersman.console.views.release import ReleasePage, StepView, release_page
 from steersman.console.views.report import ReplayReport, replay_report
 from steersman.console.views.timeline import ModelTimeline, Point, model_timeline
-from steersman.console.views.verdicts import Evidence, Look, VerdictView
+from steersman.console.views.verdicts import Evidence, Look, SliceView, VerdictView
 
 __all__ = [
     "EntryView",
@@ -22,6 +22,7 @@ __all__ = [
     "Point",
     "ReleasePage",
     "ReplayReport",
+    "SliceView",
     "StepView",
     "VerdictView",
     "fleet",

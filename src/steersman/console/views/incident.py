@@ -1,10 +1,12 @@
 """One incident: what was found, what was done about it, and whether that helped."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from steersman.console.views.entries import EntryView, entry_view, visible
-from steersman.console.views.verdicts import Evidence, evidence
+from steersman.console.views.verdicts import Evidence, evidence, present_view
+from steersman.decide.judging import judge_paired
 from steersman.decide.triaging import MATURED_DAYS_MIN, judge_recovery
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
@@ -12,8 +14,10 @@ from steersman.domain.errors import NotFound
 from steersman.domain.events import Action
 from steersman.domain.incident import Finding, Incident, IncidentState, Training
 from steersman.domain.release import Release
+from steersman.domain.verdicts import Verdict
 from steersman.loop.watching import recovery_blocks
 from steersman.loop.world import Documents
+from steersman.store.records import PairBlock
 from steersman.store.transaction import Transaction
 
 
@@ -95,14 +99,14 @@ def _evidence(tx: Transaction, documents: Documents, incident: Incident, release
     ]
     if not blocks:
         return None
-    found = evidence(
-        "recovery",
-        compared.metric,
-        blocks,
-        margin=0.0,
-        alpha=spec.Bake(duration=timedelta(days=1)).alpha,
-        blocks_min=MATURED_DAYS_MIN,
-        block=timedelta(days=1),
-    )
+    alpha = spec.Bake(duration=timedelta(days=1)).alpha
+
+    def judge(known: Sequence[PairBlock]) -> Verdict:
+        harms = [block.harm for block in known]
+        return judge_paired(harms, margin=0.0, metric=compared.metric, blocks_min=MATURED_DAYS_MIN, alpha=alpha)
+
+    block = timedelta(days=1)
+    found = evidence("recovery", compared.metric, blocks, judge, margin=0.0, blocks_min=MATURED_DAYS_MIN, block=block)
     verdict = judge_recovery(compared).verdict
-    return replace(found, outcome=str(verdict.outcome), because=verdict.because)
+    reached = present_view(verdict, kind="recovery", name=compared.metric, step=0, at=blocks[-1].block)
+    return replace(found, verdict=reached)

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from steersman.console.views.entries import EntryView, entry_view, visible
-from steersman.console.views.verdicts import Evidence, VerdictView, evidence, verdict_view
-from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of, verdict_data
+from steersman.console.views.evidence import judging
+from steersman.console.views.verdicts import Evidence, VerdictView, present_view, verdict_view
+from steersman.decide.explaining import Standing, explain
+from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of
 from steersman.decide.steering import approval_step
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
@@ -13,10 +16,12 @@ from steersman.domain.errors import NotFound
 from steersman.domain.incident import Incident
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
+from steersman.ledger.entry import parse_entry
 from steersman.loop.gathering import Readings, approvals_of
 from steersman.loop.observer import reading_key
+from steersman.loop.standing import circumstances
 from steersman.loop.world import Documents
-from steersman.store.records import Approval, PairBlock, StoredVerdict
+from steersman.store.records import Approval
 from steersman.store.transaction import Transaction
 
 
@@ -33,17 +38,24 @@ class StepView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasePage:
+    """`checks` are verdicts about the measuring itself: whether arms got their shares, whether labels came. `lacking`
+    approvals are those of the present step, which `roles` may give."""
+
     release: Release
+    standing: Standing
     owner: str
     tier: int
     version: Version | None
     steps: tuple[StepView, ...]
     gates: tuple[VerdictView, ...]
+    checks: tuple[VerdictView, ...]
     analyses: tuple[VerdictView, ...]
     guardrails: tuple[VerdictView, ...]
     evidence: tuple[Evidence, ...]
     approvals: tuple[Approval, ...]
     approvals_required: int
+    lacking: int
+    roles: tuple[str, ...]
     entries: tuple[EntryView, ...]
     incident: Incident | None
     previous: Release | None
@@ -52,7 +64,9 @@ class ReleasePage:
     actions: frozenset[str]
 
 
-def release_page(tx: Transaction, access: Access, documents: Documents, release_id: str) -> ReleasePage:
+def release_page(
+    tx: Transaction, access: Access, documents: Documents, release_id: str, *, now: datetime
+) -> ReleasePage:
     """Raises NotFound where there is no such release, or none the visitor may read."""
     release = tx.release(release_id)
     if release is None or not access.allows(Permission.MODEL_READ, release.workspace):
@@ -62,22 +76,26 @@ def release_page(tx: Transaction, access: Access, documents: Documents, release_
     siblings = tx.releases(release.workspace, release.model, release.environment)
     verdicts = [verdict_view(stored) for stored in tx.verdicts(release.id)]
     rows = tx.ledger.rows_about(release.workspace, f"{release.model}/{release.environment}/{release.number}")
-    entries = visible([entry_view(row) for row in rows], access)
     required = approvals_of(tx, release, model)
-    guardrails = [v for v in verdicts if v.kind == "guardrail"] or _readings(tx, release)
+    known = circumstances(tx, documents, release, now=now)
+    judged = judging(tx, release, model, verdicts, [parse_entry(row.body) for row in rows])
     return ReleasePage(
         release=release,
+        standing=explain(known),
         owner=model.metadata.owner,
         tier=model.spec.tier,
         version=tx.version(release.workspace, release.model, release.version),
         steps=_steps(release, policy, declared=len(model.spec.gates), required=required),
         gates=tuple(_newest(v for v in verdicts if v.kind == "gate")),
+        checks=judged.checks,
         analyses=tuple(v for v in verdicts if v.kind in ("analysis", "bake")),
-        guardrails=tuple(guardrails),
-        evidence=_evidence(tx, release, policy),
+        guardrails=tuple([v for v in verdicts if v.kind == "guardrail"] or _readings(tx, release)),
+        evidence=judged.evidence,
         approvals=tuple(tx.approvals(release.id)),
         approvals_required=required,
-        entries=entries,
+        lacking=known.lacking,
+        roles=known.roles,
+        entries=visible([entry_view(row) for row in rows], access),
         incident=tx.incident(release.incident) if release.incident else None,
         previous=next((r for r in siblings if release.previous and r.id == release.previous.release), None),
         next=next((r for r in siblings if r.number == release.number + 1), None),
@@ -98,16 +116,9 @@ def _readings(tx: Transaction, release: Release) -> list[VerdictView]:
     """What the guardrails last read, where none was broken."""
     stored = tx.monitor_state(release.workspace, release.model, release.environment, reading_key(release), Readings)
     return [
-        verdict_view(
-            StoredVerdict(
-                subject=release.id,
-                kind="guardrail",
-                step=release.step,
-                at=release.step_started_at,
-                body=verdict_data(reading.name, reading.verdict),
-            )
-        )
+        present_view(reading.verdict, kind="guardrail", name=reading.name, step=release.step, at=stored.at)
         for reading in (stored.readings if stored else ())
+        if stored
     ]
 
 
@@ -159,82 +170,52 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
     return StepView(index=index, name=step_name(step), kind=str(kind), state=state, said=said)
 
 
-def _evidence(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> tuple[Evidence, ...]:
-    """Blocks of the shadow end where the promotion begins; those of the bake begin there."""
-    if release.previous is None or release.opened is Opened.ROLLBACK:
-        return ()
-    found = []
-    for step in steps_of(policy, release):
-        if not isinstance(step, spec.Analysis | spec.Bake):
-            continue
-        part = "bake" if isinstance(step, spec.Bake) else "analysis"
-        for metric in step.metrics:
-            blocks = [b for b in _blocks(tx, release, metric) if _in_part(b, release, part)]
-            if blocks:
-                found.append(
-                    evidence(
-                        part,
-                        metric,
-                        blocks,
-                        margin=step.margin,
-                        alpha=step.alpha,
-                        blocks_min=step.blocks_min,
-                        block=step.block,
-                    )
-                )
-    return tuple(found)
-
-
-def _blocks(tx: Transaction, release: Release, metric: str) -> list[PairBlock]:
-    assert release.previous is not None
-    return tx.pair_blocks(
-        release.workspace,
-        release.environment,
-        release.model,
-        reference=release.previous.digest,
-        compared=release.digest,
-        metric=metric,
-        since=release.opened_at.replace(hour=0, minute=0, second=0, microsecond=0),
-    )
-
-
-def _in_part(block: PairBlock, release: Release, part: str) -> bool:
-    promoted = release.promoted_at
-    if part == "bake":
-        ends = release.closed_at
-        return promoted is not None and block.block >= promoted.replace(hour=0) and (ends is None or block.block < ends)
-    return promoted is None or block.block < promoted.replace(hour=0)
-
-
 def _second_thoughts(tx: Transaction, release: Release, access: Access) -> frozenset[str]:
-    """What takes something back: one's own approval, or the end of a release that did not make it."""
-    found = set()
+    """One's own approval may be taken back while nothing rests on it."""
     mine = any(
         a.actor == access.principal.actor and a.withdrawn is None and a.step == approval_step(release)
         for a in tx.approvals(release.id)
     )
-    if mine and release.active and access.allows(Permission.RELEASE_APPROVE, release.workspace):
-        found.add("withdraw")
-    again = release.completion in (Completion.ABORTED, Completion.SUPERSEDED, Completion.ROLLED_BACK)
-    if again and release.opened is not Opened.ROLLBACK and access.allows(Permission.RELEASE_CONTROL, release.workspace):
-        found.add("retry")
-    return frozenset(found)
+    may = mine and release.active and access.allows(Permission.RELEASE_APPROVE, release.workspace)
+    return frozenset({"withdraw"} if may else ())
 
 
 def _actions(release: Release, access: Access, policy: spec.EnvironmentPolicy, required: int) -> frozenset[str]:
     """Forms shown: what fits the state, and what the visitor may do. The server decides again."""
-    fits: set[str] = set()
-    if release.completion is None and release.phase is not Phase.DEGRADED:
-        if release.active:
-            fits |= {"abort", "promote"}
-            fits.add("resume" if release.phase is Phase.PAUSED else "pause")
-        steps = steps_of(policy, release)
-        at_approval = 0 <= release.step < len(steps) and isinstance(steps[release.step], spec.Approval)
-        before = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
-        if (before and required) or (at_approval and release.active):
-            fits |= {"approve", "reject"}
-            fits -= set() if release.held else {"resume"}
-    control = access.allows(Permission.RELEASE_CONTROL, release.workspace)
-    approve = access.allows(Permission.RELEASE_APPROVE, release.workspace)
-    may = {"abort", "promote", "pause", "resume"} if control else set()
-    return frozenset(fits & (may | ({"approve", "reject"} if approve else set())))
+    may = {name for name, permission in ACTIONS.items() if access.allows(permission, release.workspace)}
+    return frozenset(may & _fitting(release, policy, required))
+
+
+ACTIONS = {
+    "approve": Permission.RELEASE_APPROVE,
+    "reject": Permission.RELEASE_APPROVE,
+    "pause": Permission.RELEASE_CONTROL,
+    "resume": Permission.RELEASE_CONTROL,
+    "promote": Permission.RELEASE_CONTROL,
+    "abort": Permission.RELEASE_CONTROL,
+    "retry": Permission.RELEASE_CONTROL,
+    "rollback": Permission.RELEASE_ROLLBACK,
+}
+
+
+def _fitting(release: Release, policy: spec.EnvironmentPolicy, required: int) -> set[str]:
+    if release.completion is not None:
+        return {"retry"} if release.completion not in PROMOTED else set()
+    if release.phase is Phase.DEGRADED:
+        return set()
+    if not release.active:
+        return {"rollback"} if release.previous is not None and release.opened is not Opened.ROLLBACK else set()
+    fits = {"abort", "resume" if release.phase is Phase.PAUSED else "pause"}
+    before = release.phase is Phase.PENDING or release.resumes is Phase.PENDING
+    if not before:
+        fits.add("promote")
+    steps = steps_of(policy, release)
+    at_approval = 0 <= release.step < len(steps) and isinstance(steps[release.step], spec.Approval)
+    if (before and required) or at_approval:
+        fits |= {"approve", "reject"}
+        fits -= set() if release.held else {"resume"}
+    return fits
+
+
+PROMOTED = (Completion.PROMOTED, Completion.FAST_PROMOTED, Completion.FAST_ROLLED_BACK)
+"""Completions after which there is nothing to try again."""

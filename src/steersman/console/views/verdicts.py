@@ -1,19 +1,26 @@
-"""Verdicts and the evidence under them: each block, and what the interval said after each look."""
+"""Verdicts and the evidence under them: each block, and what the interval said after each look.
+
+Everything a page says about a judgement passes through here: fields that a verdict or a block gains are read in one
+place, and a page shows them where they are.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
+from steersman.domain.verdicts import Verdict
+from steersman.store.records import Cohort, PairBlock, StoredVerdict
 
-from steersman.decide.judging import harm_interval, judge_paired
-from steersman.store.records import PairBlock, StoredVerdict
+Judge = Callable[[Sequence[PairBlock]], Verdict]
+"""The rule that judges the blocks known so far, with the margin and the alpha of its step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictView:
+    """A verdict as it was kept. `data` is the digest of the rows it rests on, `code` says what computed it."""
+
     kind: str
     name: str
     step: int
@@ -27,26 +34,47 @@ class VerdictView:
     n_unit: str
     margin: float | None
     method: str | None
+    needed: int | None = None
+    data: str | None = None
+    code: str | None = None
     applies: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """One block, and the confidence sequence after it. Bounds are None while too few blocks say anything."""
+    """One block, and the confidence sequence after it. Bounds are None while too few blocks say anything.
+
+    `coverage_*` are the shares of the arm's matured requests that have a label; None in blocks kept before it was counted.
+    """
 
     at: datetime
     harm: float
     reference: float
     compared: float
     n: int
-    estimate: float
+    estimate: float | None
     lower: float | None
     upper: float | None
+    coverage_reference: float | None = None
+    coverage_compared: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceView:
+    """What was said of one part of the requests, such as `origin=EWR`."""
+
+    name: str
+    verdict: VerdictView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Paired evidence about one metric in one part of a release: the shadow (`analysis`) or the `bake`."""
+    """Evidence about one metric in one part of a release: an `analysis`, the `bake`, or an incident's `recovery`.
+
+    `verdict` is the kept one, else the rule's over all blocks shown; `slices` come worst first; `decided` is the number of
+    blocks on which the step was concluded, and `otherwise` what the document says happens when the data cannot tell by
+    `ends_at`.
+    """
 
     part: str
     metric: str
@@ -54,12 +82,24 @@ class Evidence:
     blocks_min: int
     block: timedelta
     looks: tuple[Look, ...]
-    outcome: str
-    because: str
+    verdict: VerdictView
+    decided: int | None = None
+    mode: str = "paired"
+    slices: tuple[SliceView, ...] = ()
+    otherwise: str = ""
+    ends_at: datetime | None = None
 
     @property
     def rows(self) -> int:
         return sum(look.n for look in self.looks)
+
+    @property
+    def outcome(self) -> str:
+        return self.verdict.outcome
+
+    @property
+    def because(self) -> str:
+        return self.verdict.because
 
 
 def verdict_view(stored: StoredVerdict) -> VerdictView:
@@ -79,8 +119,33 @@ def verdict_view(stored: StoredVerdict) -> VerdictView:
         n_unit=str(body.get("n_unit") or "requests"),
         margin=_number(body.get("margin")),
         method=body.get("method"),
+        needed=None if body.get("needed") is None else int(body["needed"]),
+        data=body.get("data"),
+        code=body.get("code"),
         applies=body.get("applies", True) is not False
         and "no production version to compare" not in str(body.get("because")),
+    )
+
+
+def present_view(verdict: Verdict, *, kind: str, name: str, step: int, at: datetime) -> VerdictView:
+    """A verdict that was just reached and is not kept (yet)."""
+    return VerdictView(
+        kind=kind,
+        name=name,
+        step=step,
+        at=at,
+        outcome=str(verdict.outcome),
+        because=verdict.because,
+        estimate=verdict.estimate,
+        lower=verdict.lower,
+        upper=verdict.upper,
+        n=verdict.n,
+        n_unit=verdict.n_unit,
+        margin=verdict.margin,
+        method=verdict.method,
+        needed=verdict.needed,
+        data=verdict.data,
+        code=verdict.code,
     )
 
 
@@ -88,44 +153,47 @@ def evidence(
     part: str,
     metric: str,
     blocks: Sequence[PairBlock],
+    judge: Judge,
     *,
+    cohorts: Mapping[datetime, Cohort] | None = None,
     margin: float,
-    alpha: float,
     blocks_min: int,
     block: timedelta,
+    step: int = 0,
 ) -> Evidence:
-    """The sequence as it stood after each block, by the rule that judges it."""
-    harms = [b.harm for b in blocks]
-    verdict = judge_paired(harms, margin=margin, metric=metric, blocks_min=blocks_min, alpha=alpha)
-    looks = []
-    for index, found in enumerate(blocks, start=1):
-        lower = upper = None
-        seen = np.asarray(harms[:index], dtype=np.float64)
-        if index >= 2:
-            interval, _ = harm_interval(seen, margin=margin, alpha=alpha)
-            lower, upper = _finite(interval.lower), _finite(interval.upper)
-        looks.append(
-            Look(
-                at=found.block,
-                harm=found.harm,
-                reference=found.value_reference,
-                compared=found.value_compared,
-                n=found.n,
-                estimate=float(np.mean(seen)),
-                lower=lower,
-                upper=upper,
-            )
-        )
+    """The sequence as it stood after each block, by the very rule that judges it. `blocks` must not be empty."""
+    verdicts = [judge(blocks[:count]) for count in range(1, len(blocks) + 1)]
     return Evidence(
         part=part,
         metric=metric,
         margin=margin,
         blocks_min=blocks_min,
         block=block,
-        looks=tuple(looks),
-        outcome=str(verdict.outcome),
-        because=verdict.because,
+        looks=tuple(
+            _look(found, verdict, (cohorts or {}).get(found.block))
+            for found, verdict in zip(blocks, verdicts, strict=True)
+        ),
+        verdict=present_view(verdicts[-1], kind=part, name=metric, step=step, at=blocks[-1].block),
     )
+
+
+def _look(block: PairBlock, verdict: Verdict, cohort: Cohort | None) -> Look:
+    return Look(
+        at=block.block,
+        harm=block.harm,
+        reference=block.value_reference,
+        compared=block.value_compared,
+        n=block.n,
+        estimate=verdict.estimate,
+        lower=verdict.lower,
+        upper=verdict.upper,
+        coverage_reference=_share(cohort.labelled_reference, cohort.matured_reference) if cohort else None,
+        coverage_compared=_share(cohort.labelled_compared, cohort.matured_compared) if cohort else None,
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _number(value: Any) -> float | None:

@@ -4,7 +4,9 @@
 two smaller documents. Reading and writing them is `steersman.domain.documents`.
 """
 
+from steersman.domain.metrics import Direction
 from steersman.domain.spec.delivery import (
+    ROWS_MIN_DEFAULT,
     AllAtOnce,
     Analysis,
     AnalysisMode,
@@ -16,6 +18,7 @@ from steersman.domain.spec.delivery import (
     Canary,
     Concurrency,
     EnvironmentPolicy,
+    EvidenceUnit,
     Freeze,
     Guardrail,
     GuardrailName,
@@ -29,6 +32,7 @@ from steersman.domain.spec.delivery import (
     Step,
     Strategy,
 )
+from steersman.domain.spec.measuring import DeclaredMetric
 from steersman.domain.spec.model import (
     Batching,
     Capture,
@@ -78,6 +82,7 @@ Document = Model | Dataset | Environment
 
 __all__ = [
     "DEFAULT_ENVIRONMENTS",
+    "ROWS_MIN_DEFAULT",
     "Algorithm",
     "AllAtOnce",
     "Analysis",
@@ -94,6 +99,8 @@ __all__ = [
     "Concurrency",
     "Dataset",
     "DatasetSpec",
+    "DeclaredMetric",
+    "Direction",
     "Document",
     "DriftMonitor",
     "DropGate",
@@ -101,6 +108,7 @@ __all__ = [
     "Environment",
     "EnvironmentPolicy",
     "EnvironmentSpec",
+    "EvidenceUnit",
     "Extend",
     "FloorGate",
     "Freeze",

@@ -13,7 +13,12 @@ from typing import Annotated
 
 import msgspec
 
-from steersman.domain.spec.parts import Duration, Metric, Name, Part, Percent, Text
+from steersman.domain.spec.measuring import ComparedMetric
+from steersman.domain.spec.parts import Column, Duration, Name, Part, Percent, Text
+
+Slices = Annotated[tuple[Column, ...], msgspec.Meta(max_length=5)]
+RowsMin = Annotated[int, msgspec.Meta(ge=100, le=10_000_000)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 ANALYSIS_DURATION_DEFAULT = timedelta(days=28)
 """How long an analysis without `maxDuration` may look: four weeks, so that it always ends. `lint` asks for a value."""
@@ -25,6 +30,12 @@ tell apart within two weeks."""
 BLOCKS_MIN_DEFAULT = 5
 """Fewest blocks (days) a verdict may rest on: rows of one day share their weather, so fewer say nothing."""
 
+ROWS_MIN_DEFAULT = 500
+"""Fewest requests a verdict over rows, or about a slice, may rest on: below it the central limit is not reached."""
+
+COVERAGE_MIN_DEFAULT = 0.5
+"""Least share of matured requests that have a label: where most have none, those that do are a selection."""
+
 
 class AnalysisMode(StrEnum):
     """Which evidence an analysis compares."""
@@ -32,7 +43,16 @@ class AnalysisMode(StrEnum):
     PAIRED = "paired"
     """Both versions answered the same requests (needs a mirror before it)."""
     SPLIT = "split"
-    """Each version answered its own share of the requests at the same time. Refused in this version."""
+    """Each version answered its own share of the requests at the same time (needs a weight below 100 before it)."""
+
+
+class EvidenceUnit(StrEnum):
+    """What counts as one independent piece of evidence."""
+
+    BLOCK = "block"
+    """The mean of a block (a day), or of a cluster: rows of one block may share whatever they like."""
+    ROW = "row"
+    """Every request by itself. Only where nothing is shared between the requests of a day."""
 
 
 class OnInconclusive(StrEnum):
@@ -67,7 +87,7 @@ class Pause(Part, frozen=True, kw_only=True, tag_field="step", tag="pause"):
 class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"):
     """Judge the candidate against the stable version by blocks of evidence, and go on, roll back, or stop."""
 
-    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(min_length=1, max_length=20)]
+    metrics: Annotated[tuple[ComparedMetric, ...], msgspec.Meta(min_length=1, max_length=20)]
     mode: AnalysisMode = AnalysisMode.PAIRED
     block: Duration = timedelta(days=1)
     """What counts as one piece of evidence."""
@@ -75,7 +95,18 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
     margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
     """How much worse still counts as no worse, in the metric's own unit."""
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
-    """Chance, over all looks together, of a wrong verdict about a candidate at the margin."""
+    """Chance, over all looks, metrics and slices together, of a wrong verdict about a candidate at the margin."""
+    unit: EvidenceUnit = EvidenceUnit.BLOCK
+    rows_min: RowsMin | None = None
+    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""
+    slices: Slices = ()
+    """Input columns: each value of each is judged by itself as well, and the worst one decides."""
+    slice_margin: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
+    """The margin within one slice; that of all requests without it."""
+    slice_rows_min: RowsMin | None = None
+    """A slice with fewer requests is not judged and holds nothing up; 500 without it."""
+    coverage_min: Share = COVERAGE_MIN_DEFAULT
+    """Least share of matured requests with a label, in each arm; below it nothing is judged."""
     critical: bool = False
     """A failed critical analysis rolls back; a failed other one is recorded and the release pauses."""
     max_duration: Duration | None = None
@@ -90,6 +121,11 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
     def when_inconclusive(self) -> OnInconclusive:
         """What is done then; a person decides unless the document says otherwise."""
         return self.on_inconclusive or OnInconclusive.PAUSE
+
+    @property
+    def evidence_min(self) -> int:
+        """Fewest pieces of evidence, in its own unit, with which it may be promoted undecided."""
+        return self.rows_min or ROWS_MIN_DEFAULT if self.unit is EvidenceUnit.ROW else self.blocks_min
 
 
 class ApproverRole(StrEnum):
@@ -116,11 +152,22 @@ class Bake(Part, frozen=True, kw_only=True, tag_field="step", tag="bake"):
     """Keep judging after the promotion, against the replaced version; a failure rolls back."""
 
     duration: Duration
-    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(max_length=20)] = ()
+    metrics: Annotated[tuple[ComparedMetric, ...], msgspec.Meta(max_length=20)] = ()
     margin: Annotated[float, msgspec.Meta(ge=0.0)] = MARGIN_DEFAULT
     block: Duration = timedelta(days=1)
     blocks_min: Annotated[int, msgspec.Meta(ge=2, le=1000)] = BLOCKS_MIN_DEFAULT
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
+    unit: EvidenceUnit = EvidenceUnit.BLOCK
+    rows_min: RowsMin | None = None
+    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""
+    slices: Slices = ()
+    """Input columns: each value of each is judged by itself as well, and the worst one decides."""
+    slice_margin: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
+    """The margin within one slice; that of all requests without it."""
+    slice_rows_min: RowsMin | None = None
+    """A slice with fewer requests is not judged and holds nothing up; 500 without it."""
+    coverage_min: Share = COVERAGE_MIN_DEFAULT
+    """Least share of matured requests with a label, in each arm; below it nothing is judged."""
 
 
 Step = Mirror | SetWeight | Pause | Analysis | Approval | Promote | Bake

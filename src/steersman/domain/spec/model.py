@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from steersman.domain.spec.delivery import BLOCKS_MIN_DEFAULT, EnvironmentPolicy
+from steersman.domain.spec.measuring import DeclaredMetric
 from steersman.domain.spec.parts import Column, Duration, DurationOrZero, Metadata, Metric, Name, Part, Text
 from steersman.domain.spec.watching import Incidents, Monitor, Retrain
 
@@ -201,6 +202,8 @@ class ModelSpec(Part, frozen=True, kw_only=True):
     ground_truth: GroundTruth | None = None
     train: Train | None = None
     holdout: Holdout | None = None
+    metrics: Annotated[tuple[DeclaredMetric, ...], msgspec.Meta(max_length=20)] = ()
+    """Metrics of the team's own, for analyses and bakes."""
     gates: Annotated[tuple[Gate, ...], msgspec.Meta(max_length=50)] = ()
     environments: dict[Name, EnvironmentPolicy] = msgspec.field(default_factory=dict)
     monitors: Annotated[tuple[Monitor, ...], msgspec.Meta(max_length=50)] = ()

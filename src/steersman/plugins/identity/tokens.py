@@ -100,16 +100,16 @@ class Identities:
     # --- people --------------------------------------------------------------------------------------------------------
 
     def set_user(self, subject: str, grants: tuple[Grant, ...], now: datetime) -> UserRow:
-        """Add a person or replace their grants; an admin who would also approve is refused."""
+        """Add a person or replace their grants; an admin who would also agree to releases is refused."""
         parse_subject(subject)
         for grant in grants:
-            if grant.role is Role.APPROVER and any(
+            if grant.role in (Role.APPROVER, Role.VALIDATOR) and any(
                 other.role is Role.ADMIN and (other.covers(grant.workspace) or grant.covers(other.workspace))
                 for other in grants
             ):
                 raise BadRequest(
-                    f"{subject} cannot be admin and approver of the same workspace",
-                    next_step="Give the role approver to another person: two pairs of eyes need two people.",
+                    f"{subject} cannot be admin and {grant.role} of the same workspace",
+                    next_step=f"Give the role {grant.role} to another person: two pairs of eyes need two people.",
                 )
         existing = self.store.user(subject)
         row = UserRow(subject=subject, grants=grants, created_at=existing.created_at if existing else now)

@@ -25,10 +25,11 @@ import polars as pl
 
 from steersman.dataplane import privacy, sockets, tables
 from steersman.dataplane.storage import LocalStorage, Storage
+from steersman.plugins.tables import comparing
 from steersman.plugins.tables import labels as joining
 from steersman.plugins.tables.files import CommittedFile, TableFiles
 from steersman.plugins.tables.labels import INSTANT
-from steersman.ports import AnsweredRows, ArmCount, LogError, PairedRows, Removed
+from steersman.ports import AnsweredRows, ArmCount, LogError, PairedRows, Removed, SplitRows
 
 FLUSH_S_MAX = 60.0
 DAYS_MAX = 3_660
@@ -153,18 +154,58 @@ class DeltaInferenceLog:
         as_of: datetime,
         reference: str,
         compared: str,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
     ) -> PairedRows:
-        """Events of the span answered by both digests whose label had arrived by `as_of`; in order of time and id."""
-        scored = self._scored(workspace, environment, model, since, until, digests=(reference, compared))
-        labels = self._labels(workspace, environment, model, since=since, until=until, as_of=as_of)
-        one = scored.filter(pl.col("digest") == reference).select("event_id", "at", pl.col("score").alias("reference"))
-        other = scored.filter(pl.col("digest") == compared).select("event_id", pl.col("score").alias("compared"))
-        rows = one.join(other, on="event_id").join(labels, on="event_id").sort("at", "event_id")
-        return PairedRows(
-            reference=rows["reference"].to_numpy(),
-            compared=rows["compared"].to_numpy(),
-            labels=rows["label"].to_numpy(),
+        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`; see the port."""
+        place = (workspace, environment, model)
+        rows = self._predictions(
+            *place, since, until, columns=comparing.COLUMNS, with_inputs=bool(slices or measures),
+            keep=pl.col("digest").is_in([reference, compared]),
+        )  # fmt: skip
+        labels = self._labels(*place, since=since, until=until, as_of=as_of)
+        return comparing.paired_rows(
+            rows, labels, reference=reference, compared=compared, slices=slices, measures=measures
         )
+
+    def split(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        as_of: datetime,
+        reference: str,
+        compared: str,
+        drawn_since: datetime,
+        slices: Sequence[str] = (),
+        measures: Mapping[str, str] = {},
+    ) -> SplitRows:
+        """Events that one of the digests was given by lot, each unit where it was first drawn; see the port."""
+        place = (workspace, environment, model)
+        asked = pl.col("digest").is_in([reference, compared]) & pl.col("variant").is_in(ANSWERING)
+        earlier = self._predictions(
+            *place, drawn_since, since, columns=("entity",), with_inputs=False,
+            keep=asked & comparing.drawn() & pl.col("entity").is_not_null(),
+        )  # fmt: skip
+        rows = self._predictions(
+            *place, since, until, columns=comparing.COLUMNS, with_inputs=bool(slices or measures), keep=asked
+        )
+        labels = self._labels(*place, since=since, until=until, as_of=as_of)
+        return comparing.split_rows(
+            rows,
+            labels,
+            compared=compared,
+            drawn_before=earlier["entity"].unique(),
+            slices=slices,
+            measures=measures,
+        )
+
+    def refuse_measure(self, expression: str) -> str | None:
+        """Why a declared metric's expression is refused, if it is."""
+        return comparing.refuse_measure(expression)
 
     def answered(
         self,

@@ -350,7 +350,16 @@ class LocalTarget:
             cpu_s=round(spent.user + spent.system, 3),
             memory_mb_peak=processes.memory_mb_peak(handle.pid),
             sandbox=card.sandbox if card is not None else None,
+            ready_after_s=None if card is None else self._ready_after_s(slot),
         )
+
+    def _ready_after_s(self, slot: _Slot) -> float | None:
+        """From the start of the process to the card that it writes once, when it is warm."""
+        try:
+            written_at = self._handle_path(slot).stat().st_mtime
+        except FileNotFoundError:
+            return None
+        return round(max(written_at - slot.started_at, 0.0), 3)
 
     def _slots_of(self, workspace: str, environment: str, model: str, digest: str) -> list[_Slot]:
         slots = (self._read(path) for path in self._records.glob("*.json"))

@@ -35,7 +35,7 @@ PYTHON_MIN = (3, 11)
 SKOPS_LIBRARIES = frozenset({"scikit-learn", "skops", "numpy", "scipy", "joblib", "threadpoolctl", "pandas"})
 """All that loading a skops file imports; it holds listed types of these only."""
 
-WORKER_LIBRARIES = frozenset({"msgspec", "uvicorn", "uvloop", "httptools", "numpy", "psutil"})
+WORKER_LIBRARIES = frozenset({"msgspec", "uvloop", "httptools", "numpy", "psutil"})
 """What a worker imports; the versions are those this installation's own metadata asks for."""
 
 _LOADED_BY: dict[str, tuple[str, ...]] = {"pyfunc": ("mlflow", "pandas"), "pickle": ("joblib",), "skops": ("skops",)}

@@ -1,0 +1,23 @@
+"""What a document says about measuring: metrics of a team's own, and how they are named where versions are compared."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from steersman.domain.metrics import COMPARISONS, METRICS, NAME_PATTERN, Direction
+from steersman.domain.spec.parts import Part
+
+ComparedMetric = Annotated[str, msgspec.Meta(extra_json_schema={"examples": [*METRICS, *COMPARISONS]})]
+"""One of ours, or one the document declares; validation refuses any other."""
+
+
+class DeclaredMetric(Part, frozen=True, kw_only=True):
+    """A metric of the team's own: the mean of an SQL expression over the requests a version answered."""
+
+    name: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+    expression: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    """Over one row: `score`, `label`, and the input columns by name. What names `label` waits for labels."""
+    direction: Direction
+    """Which way it is good."""
