@@ -155,15 +155,17 @@ class Target(Protocol):
         ...
 
     def observe(self) -> list[RunningReplica]:
-        """Every replica of this installation that is alive, ready or not, whoever started it."""
+        """Every replica of this installation that is alive, ready or not, whoever started it; always in one order. One
+        that is being stopped is not ready."""
         ...
 
     def failure(self, replica: ReplicaSpec) -> str | None:
         """Why the last attempt to start this version died before it was ready; None when none did."""
         ...
 
-    def stop(self, workspace: str, environment: str, model: str, digest: str) -> None:
-        """Drain and end all replicas of a version; returns when they are gone (bounded by the drain time-out)."""
+    def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
+        """Drain and end all replicas of a version but the first `keep` that `observe` names; returns when they are gone
+        (bounded by the drain time-out)."""
         ...
 
 
@@ -271,6 +273,10 @@ class RouterControl(Protocol):
 
     def generation(self) -> int | None:
         """The generation in effect; None when the router does not answer."""
+        ...
+
+    def configurations(self) -> Sequence[bytes] | None:
+        """What each router has in effect, in its own words; None when one does not answer."""
         ...
 
     def apply(self, configuration: bytes) -> None:

@@ -154,7 +154,7 @@ def test_a_release_shows_what_the_check_of_its_bytes_found(story: Story) -> None
     checked(story, 2)
     release = story.release(2)
     with story.store.read() as tx:
-        shown = release_status(tx, story.world_documents, release)["checks"]
+        shown = release_status(tx, story.world_documents, release, now=story.clock.now())["checks"]
     assert [(v["step"], v["body"]["name"], v["body"]["outcome"]) for v in shown] == [
         (2, "tests", "successful"),
         (2, "roc_auc paired, margin 0.03", "successful"),

@@ -59,7 +59,8 @@ def turns(story: Story, *, after: timedelta) -> None:
     """The loop as on the wall clock, which does not wait until an effect has ended."""
     story.clock.move(story.clock.now() + after)
     for _ in range(10):
-        story.control.turn()
+        story.control.reconciler.turn()
+        story.control.executor.turn()
 
 
 def never_ready(story: Story) -> str:

@@ -41,7 +41,8 @@ BACKOFF_S = (0.0, 0.2, 1.0, 5.0, 20.0)
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """`epoch` grows with every claim; a result written under an older epoch is refused (fencing)."""
+    """`epoch` grows with every claim; a result written under an older epoch is refused (fencing). `begun`: its effect was
+    made and goes on by itself."""
 
     id: str
     key: str
@@ -51,6 +52,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     epoch: int = 0
     attempts: int = 0
+    begun: bool = False
     lease_owner: str | None = None
     lease_until: float = 0.0
     not_before: float = 0.0

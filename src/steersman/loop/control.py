@@ -1,8 +1,10 @@
 """The control loop: look, decide, act, again; continuously on the wall clock, or from point to point in a replay.
 
-Both do the same turns. A living installation takes one whenever something happened or a second has passed. A replay
-*settles* at each moved point of event time: it acts until nothing moves any more, every effect carried to its end before
-the next decision, so that what is decided depends on event time and never on the machine's speed.
+In a living installation four things go on side by side, so that none waits for another: the loop here decides and hands
+routes over, `workers` carries out every other effect, one thread measures and watches, one lets the log forget. What one
+of them writes wakes the loop. A replay does all of it in one thread and *settles* at each moved point of event time: it
+acts until nothing moves any more, every effect carried to its end before the next decision, so that what is decided
+depends on event time and never on the machine's speed.
 """
 
 import logging
@@ -12,11 +14,13 @@ from collections.abc import Callable
 from datetime import datetime
 
 from steersman.domain.errors import Unavailable
+from steersman.domain.operation import Operation, OperationKind
 from steersman.loop.executor import Executor, Reached
 from steersman.loop.keeping import Keeping
 from steersman.loop.measuring import Measuring
 from steersman.loop.reconciler import Reconciler
 from steersman.loop.watching import Watching
+from steersman.loop.workers import LANES, Workers
 from steersman.loop.world import Documents, World
 from steersman.ports import LogError
 
@@ -27,6 +31,12 @@ TURN_S = 1.0
 
 MEASURE_S = 5.0
 """Wall seconds between two looks at the inference log; guardrails of a running canary react within it."""
+
+KEEP_S = 60.0
+"""Wall seconds between two looks at what the log may forget; that changes once a day."""
+
+HERE: tuple[OperationKind, ...] = tuple(kind for kind, lane in LANES.items() if lane is None)
+"""What the loop carries out itself: routes, in milliseconds."""
 
 SETTLE_S = 300.0
 """Wall seconds one point of a replay may take (a training is its longest part) before it is an error, not patience."""
@@ -43,11 +53,12 @@ class Control:
     ) -> None:
         self._world = world
         self.reconciler = Reconciler(world, documents)
-        self._executor = Executor(world, documents, owner=owner, reached=reached)
+        self.executor = Executor(world, documents, owner=owner, reached=reached)
+        self._workers = Workers(self.executor, moved=self.wake)
         self._measuring = Measuring(world, documents)
         self._watching = Watching(world, documents, self.reconciler)
         self._keeping = Keeping(world, documents)
-        self._turning = threading.Lock()
+        self._settling = threading.Lock()
         self._wake = threading.Event()
         self._ended = threading.Event()
 
@@ -56,26 +67,36 @@ class Control:
     def run(self) -> None:
         """Turn until `stop`; an error is logged and the next turn starts from what is stored.
 
-        A part that fails does not keep the others from their turn: with the registry or the log out of reach, replicas
-        are still started, routes applied and releases rolled back.
+        A part that fails, or that takes long, does not keep the others from their turn: with the registry or the log
+        out of reach, replicas are still started, routes applied and releases rolled back.
         """
-        measured = float("-inf")
+        threading.Thread(target=self._workers.run, name="workers", daemon=True).start()
+        for name, pace_s, parts in (
+            ("measuring", MEASURE_S, (self._measure, self._watching.turn)),
+            ("keeping", KEEP_S, (self._keeping.turn,)),
+        ):
+            threading.Thread(target=self._repeat, args=(pace_s, *parts), name=name, daemon=True).start()
         while not self._ended.is_set():
-            with self._turning:
-                if time.monotonic() - measured >= MEASURE_S:
-                    self._survive(self._measure)
-                    self._survive(self._watching.turn)
-                    self._survive(self._keeping.turn)
-                    measured = time.monotonic()
-                moved = self.turn()
+            moved = self._survive(self.reconciler.turn)
+            moved = self._survive(self._hand_over) or moved
             if not moved:
                 self._wake.wait(TURN_S)
                 self._wake.clear()
 
-    def turn(self) -> bool:
-        """Decide and act once; True if anything moved."""
-        moved = self._survive(self.reconciler.turn)
-        return self._survive(self._executor.turn) or moved
+    def _hand_over(self) -> bool:
+        """Carry out what was decided about routes, before anything else is looked at; let the workers see the rest."""
+        moved = False
+        for operation in self.executor.open(kinds=HERE):
+            moved = self.executor.attempt(operation) or moved
+        self._workers.wake()
+        return moved
+
+    def _repeat(self, pace_s: float, *parts: Callable[[], bool]) -> None:
+        """Do the parts one after the other, again and again with a pause of `pace_s`; what they write wakes the loop."""
+        while not self._ended.wait(pace_s):
+            for part in parts:
+                if self._survive(part):
+                    self.wake()
 
     def _measure(self) -> bool:
         self._world.log.flush()
@@ -95,6 +116,7 @@ class Control:
 
     def stop(self) -> None:
         self._ended.set()
+        self._workers.stop()
         self._wake.set()
 
     # --- in a replay
@@ -105,8 +127,9 @@ class Control:
         Raises Unavailable when an effect does not end within SETTLE_S; asking again goes on where it stopped.
         """
         deadline = time.monotonic() + SETTLE_S
-        with self._turning:
-            self._effects(deadline, collect_trainings=True)
+        with self._settling:
+            now = self._world.clock.now()
+            self._effects(deadline, lambda operation: operation.at < now)
             try:
                 self._world.log.flush()
             except LogError as error:
@@ -117,18 +140,17 @@ class Control:
                 moved = self._measuring.look()
                 moved = self._watching.turn() or moved
                 moved = self.reconciler.turn() or moved
-                moved = self._effects(deadline, collect_trainings=False) or moved
+                moved = self._effects(deadline, lambda operation: not _goes_on(operation, now)) or moved
             try:
                 self._keeping.turn()  # last: what this point is decided on may be a day from its end
             except LogError as error:
                 raise Unavailable(f"the inference log could not be cleared of old rows: {error}") from error
 
-    def _effects(self, deadline: float, *, collect_trainings: bool) -> bool:
-        """Carry every open operation to its end; trainings asked for at this very point go on beside the next one."""
+    def _effects(self, deadline: float, wanted: Callable[[Operation], bool]) -> bool:
+        """Carry every wanted open operation to its end."""
         moved = False
-        before: datetime | None = None if collect_trainings else self._world.clock.now()
-        while self._open(before):
-            turned = self._executor.turn(training_before=before)
+        while any(wanted(operation) for operation in self.executor.open()):
+            turned = self.executor.turn(wanted)
             moved = moved or turned
             if time.monotonic() > deadline:
                 raise Unavailable(f"effects did not end within {SETTLE_S:.0f} s of wall time")
@@ -136,6 +158,8 @@ class Control:
                 time.sleep(POLL_S)
         return moved
 
-    def _open(self, training_before: datetime | None) -> bool:
-        with self._world.store.read() as tx:
-            return any(not self._executor.leaves(operation, training_before) for operation in tx.open_operations())
+
+def _goes_on(operation: Operation, now: datetime) -> bool:
+    """True for a training begun at this very point: it is collected at the next one, however fast the machine is, and
+    also where this point is settled a second time after a crash."""
+    return operation.kind is OperationKind.TRAIN and operation.begun and operation.at >= now

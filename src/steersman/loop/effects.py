@@ -86,7 +86,8 @@ def _replicas(world: World, documents: Documents, operation: Operation) -> Ended
 
 def _stop(world: World, _documents: Documents, operation: Operation) -> Ended:
     args = operation.args
-    world.target.stop(args["workspace"], args["environment"], args["model"], args["digest"])
+    place = (args["workspace"], args["environment"], args["model"])
+    world.target.stop(*place, args["digest"], keep=args.get("keep", 0))
     return Ended()
 
 

@@ -6,10 +6,10 @@ key. What an operation *means* stands in `loop.effects`, one function a kind; he
 and recorded.
 """
 
+import contextlib
 import time
 import traceback
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -21,7 +21,10 @@ from steersman.loop.world import Documents, World
 from steersman.store.transaction import Stale
 
 LEASE_S = 30.0
-"""Wall seconds a claim lasts: longer than any single call of an adapter, short enough for a quick takeover."""
+"""Wall seconds a claim lasts; one whose effect takes longer is renewed while it runs. Short enough for a quick takeover."""
+
+RENEWED_AFTER_S = LEASE_S / 3
+"""Wall seconds after which a claim is renewed: two renewals may be missed before anybody else takes the operation."""
 
 Reached = Callable[[str], None]
 """Called with a name before and after each effect; the crash tests end the process there."""
@@ -37,31 +40,25 @@ class Executor:
         self._documents = documents
         self._owner = owner
         self._reached = reached
+        self._claims: dict[str, Operation] = {}
 
-    def turn(self, *, training_before: datetime | None = None) -> bool:
-        """Try every open operation once, in the order they were asked for; True if any moved.
-
-        `training_before`: leave alone trainings asked for at or after this event time (a replay collects a training at
-        a settled point of event time, so that its result does not depend on the machine's speed).
-        """
+    def turn(self, wanted: Callable[[Operation], bool] = lambda _operation: True) -> bool:
+        """Try every wanted open operation once, in the order they were asked for; True if any moved."""
         moved = False
-        with self._world.store.read() as tx:
-            operations = tx.open_operations()
-        for operation in operations:
-            if not self.leaves(operation, training_before):
-                moved = self._attempt(operation) or moved
+        for operation in self.open():
+            if wanted(operation):
+                moved = self.attempt(operation) or moved
         return moved
 
-    @staticmethod
-    def leaves(operation: Operation, training_before: datetime | None) -> bool:
-        """True for a training that was started at or after `training_before` and may go on by itself."""
-        young = training_before is not None and operation.at >= training_before
-        return young and operation.kind is OperationKind.TRAIN and operation.state is OperationState.RUNNING
+    def open(self, *, kinds: Iterable[OperationKind] = OperationKind) -> list[Operation]:
+        """What is intended or under way, in the order it was asked for."""
+        wanted = frozenset(kinds)
+        with self._world.store.read() as tx:
+            return [operation for operation in tx.open_operations() if operation.kind in wanted]
 
-    def _attempt(self, operation: Operation) -> bool:
-        now_s = time.time()
-        with self._world.store.write() as tx:
-            claimed = tx.claim(operation, owner=self._owner, now_s=now_s, lease_s=LEASE_S)
+    def attempt(self, operation: Operation) -> bool:
+        """Claim one operation and make its effect; True if that moved anything. Never two of one operation at once."""
+        claimed = self._claim(operation)
         if claimed is None:
             return False
         effect: Effect = EFFECTS[claimed.kind]
@@ -69,13 +66,50 @@ class Executor:
         try:
             ended = effect(self._world, self._documents, claimed)
         except Exception as error:  # whatever an adapter raises is an attempt that failed, never the end of the loop
+            self._claims.pop(claimed.id, None)
             return self._failed(claimed, error)
         self._reached(f"{claimed.kind}:after")
         if ended is None:
+            self._goes_on(claimed)
             return operation.state is not OperationState.RUNNING
+        self._claims.pop(claimed.id, None)
         self._succeeded(claimed, ended)
         self._reached(f"{claimed.kind}:recorded")
         return True
+
+    def _claim(self, operation: Operation) -> Operation | None:
+        """The operation under our lease. One that goes on is asked again and again: a fresh claim of ours still holds."""
+        now_s = time.time()
+        if operation.not_before > now_s:
+            return None
+        ours = self._claims.get(operation.id)
+        if ours is not None and ours.epoch == operation.epoch and now_s < operation.lease_until - RENEWED_AFTER_S:
+            return ours
+        with self._world.store.write() as tx:
+            claimed = tx.claim(operation, owner=self._owner, now_s=now_s, lease_s=LEASE_S)
+        if claimed is not None:
+            self._claims[operation.id] = claimed
+        return claimed
+
+    def _goes_on(self, claimed: Operation) -> None:
+        """Note, once, that the effect was begun."""
+        if claimed.begun:
+            return
+        begun = msgspec.structs.replace(claimed, begun=True)
+        with contextlib.suppress(Stale), self._world.store.write() as tx:
+            tx.save_operation(begun)
+            self._claims[claimed.id] = begun
+
+    def renew(self, operation: Operation) -> None:
+        """Keep the lease of an operation whose effect goes on in another thread; nothing when it ended or was taken over."""
+        now_s = time.time()
+        ours = self._claims.get(operation.id)
+        if ours is None or now_s < operation.lease_until - LEASE_S + RENEWED_AFTER_S:
+            return
+        with self._world.store.write() as tx:
+            current = tx.operation(operation.key)
+            if current is not None and not current.state.ended and current.epoch == ours.epoch:
+                tx.save_operation(msgspec.structs.replace(current, lease_until=now_s + LEASE_S))
 
     def _succeeded(self, operation: Operation, ended: Ended) -> None:
         state = OperationState.FAILED if ended.failed else OperationState.SUCCEEDED

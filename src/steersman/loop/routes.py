@@ -5,7 +5,7 @@ was. So a new version takes traffic only when it can, and a cold rollback keeps 
 previous one is up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -19,15 +19,12 @@ from steersman.dataplane.configuration import (
     VariantRoute,
     WarmRoute,
     column_type,
-    encode,
 )
 from steersman.domain import spec
 from steersman.domain.release import Arm
 from steersman.domain.traffic import Traffic
 from steersman.domain.version import Version
-from steersman.ports import RunningReplica
-
-_decoder = msgspec.json.Decoder(RouterConfiguration)
+from steersman.loop.looking import Look
 
 
 def compile_configuration(
@@ -35,28 +32,40 @@ def compile_configuration(
     *,
     models: Mapping[tuple[str, str, str], spec.Model],
     versions: Mapping[str, Version],
-    replicas: Sequence[RunningReplica],
-    newest: tuple[int, str] | None,
+    look: Look,
+    present: RouterConfiguration,
     replay: bool,
     tokens: tuple[TokenHash, ...],
-) -> str | None:
-    """The next configuration as JSON, or None when it would say the same as `newest`."""
-    present = _decoder.decode(newest[1]) if newest else RouterConfiguration(generation=0)
+    adopted: Collection[tuple[str, str, str]] = (),
+) -> RouterConfiguration | None:
+    """The next configuration, or None when it would say the same as `present`.
+
+    A place that `traffics` does not name stays as it is routed. Replicas beyond those the document asks for get no
+    requests, unless the place is `adopted`.
+    """
     before = {(route.workspace, route.model, route.environment): route for route in present.routes}
-    routes = []
+    named = {(traffic.workspace, traffic.model, traffic.environment) for traffic in traffics}
+    routes = [route for place, route in before.items() if place not in named]
     for traffic in traffics:
         place = (traffic.workspace, traffic.model, traffic.environment)
         if not answering(traffic):
             continue  # nobody is meant to answer: callers are told so, not answered by a version that was taken back
-        route = _route(traffic, models[place], versions, replicas) or before.get(place)
+        route = _route(traffic, models[place], versions, look, all_of_them=place in adopted) or before.get(place)
         if route is not None:
             routes.append(route)
     wanted = RouterConfiguration(
-        generation=present.generation, replay=replay, routes=tuple(routes), tokens=tuple(sorted(tokens, key=_token_key))
+        generation=present.generation,
+        replay=replay,
+        routes=tuple(sorted(routes, key=_place_key)),
+        tokens=tuple(sorted(tokens, key=_token_key)),
     )
     if wanted == present:
         return None
-    return encode(msgspec.structs.replace(wanted, generation=present.generation + 1)).decode()
+    return msgspec.structs.replace(wanted, generation=present.generation + 1)
+
+
+def _place_key(route: Route) -> tuple[str, str, str]:
+    return route.workspace, route.model, route.environment
 
 
 def _token_key(token: TokenHash) -> str:
@@ -74,20 +83,14 @@ def answering(traffic: Traffic) -> list[tuple[str, Arm, float]]:
 
 
 def _route(
-    traffic: Traffic, model: spec.Model, versions: Mapping[str, Version], replicas: Sequence[RunningReplica]
+    traffic: Traffic, model: spec.Model, versions: Mapping[str, Version], look: Look, *, all_of_them: bool
 ) -> Route | None:
     """None while a version that should answer has no ready replica."""
+    place = (traffic.workspace, traffic.model, traffic.environment)
 
     def addresses(arm: Arm) -> tuple[str, ...]:
-        return tuple(
-            sorted(
-                r.address
-                for r in replicas
-                if r.ready
-                and r.digest == arm.digest
-                and (r.workspace, r.model, r.environment) == (traffic.workspace, traffic.model, traffic.environment)
-            )
-        )
+        wanted = look.of(place, arm.digest)[: None if all_of_them else model.spec.serving.replicas]
+        return tuple(sorted(replica.address for replica in wanted if replica.ready))
 
     weights = answering(traffic)
     if any(not addresses(arm) for _role, arm, _weight in weights):
@@ -142,15 +145,14 @@ def _route(
     )
 
 
-def serves(body: str, traffic: Traffic, *, digest: str) -> bool:
+def serves(configuration: RouterConfiguration, traffic: Traffic, *, digest: str) -> bool:
     """Whether a configuration sends requests, and their copies to `digest`, where `traffic` wants them.
 
     Copies to anybody else (a challenger, the version replaced last) are not waited for: one that does not start must
     not hold a release.
     """
     place = (traffic.workspace, traffic.model, traffic.environment)
-    routes = _decoder.decode(body).routes
-    route = next((r for r in routes if (r.workspace, r.model, r.environment) == place), None)
+    route = next((r for r in configuration.routes if _place_key(r) == place), None)
     wanted = {arm.digest: weight for _role, arm, weight in answering(traffic)}
     if route is None:
         return not wanted

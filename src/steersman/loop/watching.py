@@ -22,6 +22,7 @@ from steersman.domain.operation import Intent, OperationKind
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
+from steersman.loop.asking import ask
 from steersman.loop.datasets import horizon
 from steersman.loop.gathering import present_pairing
 from steersman.loop.isolation import every
@@ -29,7 +30,7 @@ from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
 from steersman.loop.observer import differences
 from steersman.loop.opening import open_release
-from steersman.loop.reconciler import CHAMPION, Reconciler, ask
+from steersman.loop.reconciler import CHAMPION, Reconciler
 from steersman.loop.weighing import weigh
 from steersman.loop.world import Documents, World, environment_of, registry_of
 from steersman.stats.performance import BlockDifferences
@@ -512,6 +513,9 @@ class Watching:
     def _restore_alias(self, model: spec.Model, number: int, found: int | None, now: datetime) -> bool:
         workspace, name = model.metadata.workspace, model.metadata.name
         with self._world.store.write() as tx:
+            changing = any(operation.kind is OperationKind.ALIAS for operation in tx.open_operations())
+            if changing or tx.observed_aliases(workspace, name).get(CHAMPION) != number:
+                return False  # a release moved it meanwhile
             because = (
                 f"{CHAMPION} pointed to {found or 'nothing'} instead of version {number}; serving never followed it"
             )

@@ -49,7 +49,8 @@ def prove(
 def _finished(parts: Assembled, key: str, timeout_s: float) -> dict[str, Any]:
     deadline = time.monotonic() + timeout_s
     while True:
-        moved = parts.control.turn()
+        moved = parts.control.reconciler.turn()
+        moved = parts.control.executor.turn(lambda _operation: True) or moved
         with parts.store.read() as tx:
             operation = tx.operation(key)
         assert operation is not None

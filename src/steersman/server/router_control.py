@@ -30,14 +30,19 @@ class RouterSockets:
 
     def generation(self) -> int | None:
         """The generation in effect, the least of all; None when a router does not answer."""
-        generations = [self._generation(socket) for socket in self._sockets]
-        known = [generation for generation in generations if generation is not None]
-        return min(known) if len(known) == len(generations) else None
+        bodies = self.configurations()
+        return None if bodies is None else min(msgspec.json.decode(body, type=_Numbered).generation for body in bodies)
 
-    def _generation(self, socket: Path) -> int | None:
+    def configurations(self) -> list[bytes] | None:
+        """What each router has in effect; None when one does not answer or says what is no configuration."""
+        bodies = [body for socket in self._sockets if (body := self._configuration(socket)) is not None]
+        return bodies if len(bodies) == len(self._sockets) else None
+
+    def _configuration(self, socket: Path) -> bytes | None:
         try:
             status, body = self._call(socket, "GET", b"")
-            return msgspec.json.decode(body, type=_Numbered).generation if status == 200 else None
+            msgspec.json.decode(body, type=_Numbered)
+            return body if status == 200 else None
         except (sockets.SocketUnavailableError, msgspec.DecodeError):
             return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from steersman.dataplane.configuration import RouterConfiguration
+from steersman.dataplane.configuration import RouterConfiguration, encode
 from steersman.domain.errors import NotFound
 from steersman.domain.version import Column, Format
 from steersman.ports import (
@@ -90,6 +90,10 @@ class FakeRegistry:
         return "fake registry"
 
 
+def _version_of(replica: RunningReplica | ReplicaSpec) -> tuple[str, str, str, str]:
+    return replica.workspace, replica.environment, replica.model, replica.digest
+
+
 @dataclass
 class FakeTarget:
     """Replicas are entries of a list; `broken` holds digests that fail to start, `slow` those that never become ready."""
@@ -104,7 +108,7 @@ class FakeTarget:
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
         self.asked[replica.digest] = replica
-        mine = [r for r in self.replicas if (r.environment, r.digest) == (replica.environment, replica.digest)]
+        mine = [r for r in self.replicas if _version_of(r) == _version_of(replica)]
         for _ in range(count - len(mine)):
             if replica.digest in self.broken:
                 return
@@ -128,8 +132,9 @@ class FakeTarget:
     def failure(self, replica: ReplicaSpec) -> str | None:
         return "it exits at once" if replica.digest in self.broken else None
 
-    def stop(self, workspace: str, environment: str, model: str, digest: str) -> None:
-        self.replicas = [r for r in self.replicas if (r.environment, r.digest) != (environment, digest)]
+    def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
+        there = [r for r in self.replicas if _version_of(r) == (workspace, environment, model, digest)]
+        self.replicas = [r for r in self.replicas if r not in there[keep:]]
 
     def kill(self, digest: str) -> None:
         """One replica of a digest is gone, as after kill -9."""
@@ -150,6 +155,11 @@ class FakeRouter:
         if self._missing():
             return None
         return self.configuration.generation if self.configuration else 0
+
+    def configurations(self) -> list[bytes] | None:
+        if self._missing():
+            return None
+        return [encode(self.configuration or RouterConfiguration(generation=0))]
 
     def apply(self, configuration: bytes) -> None:
         if self._missing():
@@ -193,7 +203,8 @@ class FakeTraffic:
     """The inference log of a made-up world: `rows` requests a day whose labels come true a day later.
 
     Each version's score is the true signal plus noise; `quality` says how much signal. Everything is a pure function of
-    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs.
+    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs; each of the
+    `corrections` of labels changes one in twenty of them, also of days that were looked at already.
     """
 
     quality: Quality = lambda _digest, _day: 1.0
@@ -201,6 +212,7 @@ class FakeTraffic:
     errors: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
+    corrections: int = 0
     router: FakeRouter | None = None
     expired: dict[str, date] = field(default_factory=dict)
     erased: list[str] = field(default_factory=list)
@@ -209,7 +221,10 @@ class FakeTraffic:
         return
 
     def labels(self, day: datetime) -> Any:
-        return (np.random.default_rng(int(day.timestamp())).random(self.rows) < 0.25).astype(float)
+        labels = (np.random.default_rng(int(day.timestamp())).random(self.rows) < 0.25).astype(float)
+        for correction in range(self.corrections):
+            labels[correction % 20 :: 20] = 1 - labels[correction % 20 :: 20]
+        return labels
 
     def scores(self, digest: str, day: datetime) -> Any:
         labels = self.labels(day)

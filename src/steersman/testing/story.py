@@ -1,6 +1,9 @@
 """A whole installation in memory, driven by hand: stories move its clock and read what the ledger says afterwards."""
 
-from collections.abc import Mapping
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -87,6 +90,19 @@ LINE_MAX = 110
 """Characters of a line of `Story.why`: enough for the verdict and its numbers, and it fits on a page of code."""
 
 
+class TickingClock(ReplayClock):
+    """Starts where a story starts and then goes with the wall: for a loop that runs in its own threads."""
+
+    replay = False
+
+    def __init__(self, store: Store, *, start: datetime) -> None:
+        super().__init__(store, start=start)
+        self._started = time.monotonic()
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=time.monotonic() - self._started)
+
+
 @dataclass
 class Story:
     """Fakes for the world, real loops, a real store in a folder. `restart` is what a crash and a start do."""
@@ -108,7 +124,8 @@ class Story:
     world_documents: Documents
 
     @classmethod
-    def begin(cls, folder: Path, *, reached: Reached = lambda _point: None) -> "Story":
+    def begin(cls, folder: Path, *, reached: Reached = lambda _point: None, ticking: bool = False) -> "Story":
+        """`ticking`: event time goes by itself, for `running`; else it stands still until it is moved."""
         router = FakeRouter()
         traffic = FakeTraffic(router=router)
         target = FakeTarget()
@@ -122,6 +139,7 @@ class Story:
             trainer=FakeTrainer(registry),
             notifier=FakeNotifier(),
             reached=reached,
+            clock=TickingClock if ticking else ReplayClock,
         )
 
     def restart(self, *, reached: Reached = lambda _point: None) -> "Story":
@@ -136,7 +154,28 @@ class Story:
             trainer=self.trainer,
             notifier=self.notifier,
             reached=reached,
+            clock=type(self.clock),
         )
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """The loop as in a living installation, in threads beside the caller."""
+        loop = threading.Thread(target=self.control.run, daemon=True)
+        self.store.on_commit(self.control.wake)
+        loop.start()
+        try:
+            yield
+        finally:
+            self.control.stop()
+            loop.join(10)
+
+    def until(self, holds: Callable[[], bool], what: str, *, seconds: float = 30.0) -> None:
+        """Wait, with the loop running, until something holds."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds:g} s: {what}\n" + "\n".join(self.why()[-20:]))
+            time.sleep(0.01)
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         self.commands.apply(list(documents), actor="ann")
@@ -223,14 +262,15 @@ def _assemble(
     trainer: FakeTrainer,
     notifier: FakeNotifier,
     reached: Reached,
+    clock: type[ReplayClock],
 ) -> Story:
     store = Store.at(folder, wall=_wall)
-    clock = ReplayClock(store, start=EPOCH + timedelta(days=59))
+    hand = clock(store, start=EPOCH + timedelta(days=59))
     datasets = FakeDatasets(traffic)
     scorer = FakeScorer(traffic, target)
     world = World(
         store=store,
-        clock=clock,
+        clock=hand,
         registries={"fake": registry},
         target=target,
         trainer=trainer,
@@ -257,7 +297,7 @@ def _assemble(
         datasets=datasets,
         scorer=scorer,
         notifier=notifier,
-        clock=clock,
+        clock=hand,
         control=control,
         commands=commands,
         world=world,

@@ -92,6 +92,12 @@ class TargetContract(ABC):
         target.stop(replica.workspace, replica.environment, replica.model, replica.digest)
         assert target.observe() == []
 
+    def test_stopping_all_but_some_leaves_those_named_first(self, target: Target, replica: ReplicaSpec) -> None:
+        target.ensure(replica, 3)
+        before = self.wait_ready(target, 3)
+        target.stop(replica.workspace, replica.environment, replica.model, replica.digest, keep=1)
+        assert [running.pid for running in target.observe()] == [before[0].pid]
+
     def test_stopping_what_does_not_run_changes_nothing(self, target: Target, replica: ReplicaSpec) -> None:
         target.stop(replica.workspace, replica.environment, replica.model, replica.digest)
         assert target.observe() == []

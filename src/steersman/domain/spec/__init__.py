@@ -73,6 +73,7 @@ from steersman.domain.spec.surroundings import (
     Environment,
     EnvironmentSpec,
     Extend,
+    ManualChanges,
     PolicyMode,
 )
 from steersman.domain.spec.watching import (
@@ -137,6 +138,7 @@ __all__ = [
     "LatencyGate",
     "Limit",
     "Limits",
+    "ManualChanges",
     "Metadata",
     "MetricGate",
     "Mirror",

@@ -54,6 +54,17 @@ class PolicyMode(StrEnum):
     """Nothing is looked at."""
 
 
+class ManualChanges(StrEnum):
+    """What becomes of replicas that run in an environment though no release asked for them. Each is recorded once."""
+
+    CORRECT = "correct"
+    """They are stopped."""
+    ADOPT = "adopt"
+    """They are left running; those of a version that answers are given requests too."""
+    WARN = "warn"
+    """They are left running and given nothing."""
+
+
 class EnvironmentSpec(Part, frozen=True, kw_only=True):
     """Where versions run, and how strictly rules are kept there."""
 
@@ -64,6 +75,8 @@ class EnvironmentSpec(Part, frozen=True, kw_only=True):
     mode: PolicyMode = PolicyMode.PREVENT
     """What an error of the linter in a model's section for this environment does to `apply`."""
     freeze: Annotated[tuple[Freeze, ...], msgspec.Meta(max_length=100)] = ()
+    manual_changes: ManualChanges = ManualChanges.CORRECT
+    """Replicas beside the releases; routes changed beside them are always set right."""
 
 
 class Environment(Part, frozen=True, kw_only=True):

@@ -85,6 +85,10 @@ class _Slot(msgspec.Struct, frozen=True, kw_only=True):
         return (self.workspace, self.environment, self.model, self.digest) == (workspace, environment, model, digest)
 
 
+def _in_order(slot: _Slot) -> tuple[str, str, str, str, int]:
+    return slot.workspace, slot.environment, slot.model, slot.digest, slot.slot
+
+
 class LocalTarget:
     """Replicas as processes of this machine, in the state directory's `run/replicas/` and `logs/replicas/`.
 
@@ -127,13 +131,14 @@ class LocalTarget:
                 self._ensure_slot(replica, slot, wanted.digest if wanted is not None else None)
 
     def observe(self) -> list[RunningReplica]:
-        """Every replica that is alive. Costs about 0.2 ms each: a few small files of `/proc` and of our own."""
+        """Every replica that is alive, those of a version by their slots. Costs about 0.2 ms each: a few small files of
+        `/proc` and of our own."""
         self._reap()
         found = []
-        for path in sorted(self._records.glob("*.json")):
-            slot = self._read(path)
-            handle = self._living(slot) if slot is not None else None
-            if slot is not None and handle is not None:
+        slots = [slot for path in self._records.glob("*.json") if (slot := self._read(path)) is not None]
+        for slot in sorted(slots, key=_in_order):
+            handle = self._living(slot)
+            if handle is not None:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     self._seen[slot.id] = self._replica(slot, handle)
                     found.append(self._seen[slot.id])
@@ -152,12 +157,14 @@ class LocalTarget:
                     return settled.because
         return None
 
-    def stop(self, workspace: str, environment: str, model: str, digest: str) -> None:
-        """Drain and end all replicas of a version; returns when they are gone (bounded by the drain time-out)."""
+    def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
+        """Drain and end all replicas of a version but the first `keep`; returns when they are gone (bounded by the
+        drain time-out)."""
         with self._changing:
-            slots = [
-                slot for slot in self._slots_of(workspace, environment, model, digest) if slot.id not in self._stopping
-            ]
+            going = self._slots_of(workspace, environment, model, digest)
+            if keep:
+                going = [slot for slot in going if self._living(slot) is not None][keep:]
+            slots = [slot for slot in going if slot.id not in self._stopping]
             self._stopping.update(slot.id for slot in slots)
         try:
             self.observe()
@@ -338,7 +345,7 @@ class LocalTarget:
             model=slot.model,
             digest=slot.digest,
             address=f"127.0.0.1:{card.port}" if card is not None else "",
-            ready=card is not None,
+            ready=card is not None and slot.id not in self._stopping,
             pid=handle.pid,
             cpu_s=round(spent.user + spent.system, 3),
             memory_mb_peak=processes.memory_mb_peak(handle.pid),
@@ -355,8 +362,9 @@ class LocalTarget:
         return round(max(written_at - slot.started_at, 0.0), 3)
 
     def _slots_of(self, workspace: str, environment: str, model: str, digest: str) -> list[_Slot]:
-        slots = (self._read(path) for path in sorted(self._records.glob("*.json")))
-        return [slot for slot in slots if slot is not None and slot.is_of(workspace, environment, model, digest)]
+        slots = (self._read(path) for path in self._records.glob("*.json"))
+        mine = [slot for slot in slots if slot is not None and slot.is_of(workspace, environment, model, digest)]
+        return sorted(mine, key=_in_order)
 
     def _reap(self) -> None:
         for pid, child in list(self._children.items()):
