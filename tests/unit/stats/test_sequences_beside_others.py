@@ -39,7 +39,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def confseq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Confseq's source: its wheel does not build without Boost, and these tests need its Python modules only."""
     folder = tmp_path_factory.mktemp("confseq")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", CONFSEQ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "confseq", CONFSEQ]
     subprocess.run([*command, "--dest", str(folder)], check=True, env=dict(os.environ))
     archive = next(folder.glob("*.tar.gz"))
     with tarfile.open(archive) as source:
