@@ -129,7 +129,7 @@ class Control:
         deadline = time.monotonic() + SETTLE_S
         with self._settling:
             now = self._world.clock.now()
-            self._effects(deadline, lambda operation: operation.at < now)
+            self._effects(deadline, lambda operation: operation.at < now or operation.kind is not OperationKind.TRAIN)
             try:
                 self._world.log.flush()
             except LogError as error:
