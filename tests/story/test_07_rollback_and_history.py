@@ -127,7 +127,7 @@ def test_history_tells_each_chapter_with_its_end_and_where_the_ledger_has_it(sto
     assert [(c["version"], c["live_from"], c["live_until"], len(c["ledger"])) for c in told] == snapshot(
         [
             (1, "2013-03-01T00:00:00Z", "2013-03-11T00:00:00Z", 5),
-            (2, "2013-03-11T00:00:00Z", "2013-03-21T00:00:00Z", 9),
-            (3, "2013-03-21T00:00:00Z", None, 8),
+            (2, "2013-03-11T00:00:00Z", "2013-03-21T00:00:00Z", 10),
+            (3, "2013-03-21T00:00:00Z", None, 9),
         ]
     )

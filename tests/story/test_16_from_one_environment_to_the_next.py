@@ -68,7 +68,7 @@ def test_what_it_proved_there_comes_along_and_stands_in_the_opening_entry(story:
             "promoted_at": "2013-03-01T00:00:00+00:00",
             "release": 1,
             "verdicts": [
-                "gate roc_auc at least 0.6: roc_auc 0.8346, floor 0.6, 2800 rows; estimate +0.8346 [+0.8181, +0.8511]"
+                "gate roc_auc at least 0.6: roc_auc 0.8346 [0.8181, 0.8511] keeps the floor 0.6, 2800 rows in 7 blocks"
             ],
             "verified_at": "2013-03-04T00:00:00+00:00",
         }
