@@ -130,9 +130,7 @@ _REJECT = Choice(command='steersman reject {release} --because "…"', does="dis
 _RETRY = Choice(command='steersman retry {release} --because "…"', does="opens a new release of the same version")
 _ANOTHER = Choice(command='steersman release {model} VERSION{place} --because "…"', does="releases another version")
 _ROLLBACK = Choice(command='steersman rollback {model}{place} --because "…"', does="brings the previous version back")
-_PROMOTE = Choice(
-    command='steersman promote {release} --full --because "…"', does="goes to 100 % without the analyses still to come"
-)
+
 
 REASONS: Mapping[Reason, Row] = {
     Reason.QUEUED: Row(
