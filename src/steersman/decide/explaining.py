@@ -122,6 +122,7 @@ WHEN_UNDECIDED: Mapping[spec.OnInconclusive, str] = {
 
 _LOOK = Choice(command="steersman releases {release}", does="shows where it stands")
 _STATUS = Choice(command="steersman status {model}", does="shows what is live and what is wrong")
+_DOCTOR = Choice(command="steersman doctor", does="looks for what is broken")
 _HISTORY = Choice(command="steersman history {model}", does="shows what was live, since when, and why")
 _RESUME = Choice(command='steersman resume {release} --because "…"', does="lets it go on to the next step")
 _ABORT = Choice(command='steersman abort {release} --because "…"', does="ends it; {fallback}")
@@ -229,12 +230,12 @@ REASONS: Mapping[Reason, Row] = {
     Reason.GATE_UNMEASURED: Row(
         means="A gate could not be measured, and no data is never a pass; {fallback}.",
         advice="The gate below says what was lacking (a holdout, labels, a metric); mend it, then:",
-        choices=(_RETRY, Choice(command="steersman doctor", does="looks for what is broken")),
+        choices=(_RETRY, _DOCTOR),
     ),
     Reason.GATES_BROKEN: Row(
         means="The gates could not be carried out at all, which says nothing about version {version}; {fallback}.",
         advice="Mend what the reason names, then:",
-        choices=(Choice(command="steersman doctor", does="looks for what is broken"), _RETRY),
+        choices=(_DOCTOR, _RETRY),
     ),
     Reason.ANALYSIS_FAILED: Row(
         means="On the same requests version {version} is surely worse than {previous} by more than the margin; {fallback}.",
@@ -253,7 +254,7 @@ REASONS: Mapping[Reason, Row] = {
     Reason.UNMEASURED_ENDED: Row(
         means="The analysis could not be measured within its time, and no data is never a pass; {fallback}.",
         advice="Find out why (labels that never came, a metric that needs both classes), mend it, then:",
-        choices=(Choice(command="steersman doctor", does="looks for what is broken"), _RETRY),
+        choices=(_DOCTOR, _RETRY),
     ),
     Reason.GUARDRAIL_BROKEN: Row(
         means="Version {version} broke a limit on errors or latency while it answered; {fallback}.",
@@ -269,12 +270,12 @@ REASONS: Mapping[Reason, Row] = {
         means="What a step asked for did not come about within progressDeadline, which says nothing about how good "
         "version {version} is; {fallback}.",
         advice="Look whether workers start and the router answers, then:",
-        choices=(Choice(command="steersman doctor", does="looks for what is broken"), _RETRY),
+        choices=(_DOCTOR, _RETRY),
     ),
     Reason.TARGET_FAILED: Row(
         means="Version {version} could not be run as the step asks; {fallback}.",
         advice="The reason holds the end of the worker's log; mend the version or the machine, then:",
-        choices=(Choice(command="steersman doctor", does="looks for what is broken"), _RETRY),
+        choices=(_DOCTOR, _RETRY),
     ),
     Reason.REJECTED: Row(
         means="Somebody who was asked for approval said no; {fallback}.",
