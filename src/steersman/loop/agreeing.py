@@ -81,7 +81,7 @@ def withdraw(
     """Take one's own approval back while nothing rests on it yet. Raises Conflict where there is none that counts."""
     counting = {agreement.actor for agreement in agreed(tx, release, policy, now)}
     step = approval_step(release)
-    mine = next((a for a in tx.approvals(release.id) if (a.actor, a.step) == (actor, step)), None)
+    mine = next((a for a in tx.agreements.approvals(release.id) if (a.actor, a.step) == (actor, step)), None)
     if mine is None or actor not in counting:
         raise Conflict(
             f"no approval of {actor} counts for release {release.number} now",

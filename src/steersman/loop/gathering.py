@@ -145,7 +145,7 @@ def agreed(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy, no
             bound=approval.bound,
             withdrawn=approval.withdrawn is not None,
         )
-        for approval in tx.approvals(release.id)
+        for approval in tx.agreements.approvals(release.id)
     )
     return counting(
         given,

@@ -7,7 +7,7 @@ ledger entry, and asked for.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 
@@ -22,6 +22,7 @@ from steersman.domain.operation import Intent, OperationKind
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.verdicts import Outcome
+from steersman.loop.aliases import Aliases
 from steersman.loop.asking import ask
 from steersman.loop.datasets import horizon
 from steersman.loop.gathering import present_pairing
@@ -30,9 +31,9 @@ from steersman.loop.measuring import recovery_pairing
 from steersman.loop.monitors import MonitorState, Reading, read_monitors, regret_of
 from steersman.loop.observer import differences
 from steersman.loop.opening import open_release
-from steersman.loop.reconciler import CHAMPION, Reconciler
+from steersman.loop.reconciler import Reconciler
 from steersman.loop.weighing import weigh
-from steersman.loop.world import Documents, World, environment_of, registry_of
+from steersman.loop.world import Documents, World, environment_of
 from steersman.stats.performance import BlockDifferences
 from steersman.store.transaction import Transaction
 
@@ -47,7 +48,7 @@ class Watching:
         self._world = world
         self._documents = documents
         self._reconciler = reconciler
-        self._aliases_seen: datetime | None = None
+        self._aliases = Aliases(world, documents)
         self._messages: list[tuple[str, str, str]] = []
 
     def turn(self) -> bool:
@@ -55,7 +56,7 @@ class Watching:
         with self._world.store.read() as tx:
             places = sorted({(r.workspace, r.model, r.environment) for r in tx.releases()})
         moved = every(places, self._watch)
-        return self._compare_aliases() or moved
+        return self._aliases.compare() or moved
 
     def _watch(self, place: tuple[str, str, str]) -> bool:
         with self._world.store.read() as tx:
@@ -481,50 +482,6 @@ class Watching:
         name = f"{training.model}/{training.environment}"
         self._record(tx, Action.CHALLENGER_SET, training.workspace, "model", name, because, data)
         return True
-
-    # --- what changed beside us
-
-    def _compare_aliases(self) -> bool:
-        """Find an alias somebody moved past the guard, record it, and let it follow the release again."""
-        now = self._world.clock.now()
-        if self._aliases_seen is not None and now == self._aliases_seen:
-            return False
-        self._aliases_seen = now
-        moved = False
-        with self._world.store.read() as tx:
-            models = self._documents.models(tx)
-            if any(operation.kind is OperationKind.ALIAS for operation in tx.open_operations()):
-                return False
-            expected = {
-                (m.metadata.workspace, m.metadata.name): tx.observed_aliases(m.metadata.workspace, m.metadata.name).get(
-                    CHAMPION
-                )
-                for m in models
-            }
-        for model in models:
-            number = expected[(model.metadata.workspace, model.metadata.name)]
-            if number is None:
-                continue
-            found = registry_of(self._world, model).aliases(model.spec.versions.name).get(CHAMPION)
-            if found != number:
-                moved = self._restore_alias(model, number, found, now) or moved
-        return moved
-
-    def _restore_alias(self, model: spec.Model, number: int, found: int | None, now: datetime) -> bool:
-        workspace, name = model.metadata.workspace, model.metadata.name
-        with self._world.store.write() as tx:
-            changing = any(operation.kind is OperationKind.ALIAS for operation in tx.open_operations())
-            if changing or tx.observed_aliases(workspace, name).get(CHAMPION) != number:
-                return False  # a release moved it meanwhile
-            because = (
-                f"{CHAMPION} pointed to {found or 'nothing'} instead of version {number}; serving never followed it"
-            )
-            data = {"alias": CHAMPION, "found": found, "expected": number}
-            self._record(tx, Action.MANUAL_CHANGE_OBSERVED, workspace, "model", name, because, data)
-            args = {"workspace": workspace, "model": name, "alias": CHAMPION, "number": number}
-            return ask(
-                tx, Intent(key=f"alias/{name}/restore/{now.isoformat()}", kind=OperationKind.ALIAS, args=args), at=now
-            )
 
     # --- people and ledger
 

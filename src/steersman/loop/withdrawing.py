@@ -16,7 +16,7 @@ from steersman.store.transaction import Transaction
 def withdraw_outdated(tx: Transaction, release: Release, *, actor: str, now: datetime) -> None:
     """Take back what was agreed to and is no longer as it was; whoever agreed may look again and agree anew."""
     present, step = binding_of(tx, release), approval_step(release)
-    for approval in tx.approvals(release.id):
+    for approval in tx.agreements.approvals(release.id):
         if approval.step != step or approval.withdrawn is not None or approval.bound is None:
             continue
         changed = approval.bound.changed(present)

@@ -144,7 +144,7 @@ def release_status(tx: Transaction, documents: Documents, release: Release, *, n
         "steps": steps,
         "verdicts": [plain(v) for v in tx.verdicts(release.id)],
         "checks": [plain(v) for v in newest_check(tx, release)],
-        "approvals": [plain(a) for a in tx.approvals(release.id)],
+        "approvals": [plain(a) for a in tx.agreements.approvals(release.id)],
         "approvals_required": approvals_of(tx, release, document),
         "standing": plain(standing(tx, documents, release, now=now)),
     }
@@ -198,7 +198,7 @@ def _chapter(tx: Transaction, release: Release, releases: list[Release]) -> Json
         "opened_by": release.opened_by,
         "incident": release.incident,
         "because": release.because,
-        "approved_by": [a.actor for a in tx.approvals(release.id) if a.withdrawn is None],
+        "approved_by": [a.actor for a in tx.agreements.approvals(release.id) if a.withdrawn is None],
         "evidence": [plain(v) for v in tx.verdicts(release.id)],
         "milestones": {str(milestone): plain(at) for milestone, at in milestones(tx, release, entries).items()},
         "ledger": [row.index for row in entries],

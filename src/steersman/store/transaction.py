@@ -22,7 +22,7 @@ from steersman.store.agreements import AgreementTables
 from steersman.store.credentials import CredentialTables
 from steersman.store.gates import GateTables
 from steersman.store.ledger_log import LedgerLog
-from steersman.store.records import Approval, Cohort, PairBlock, Stale, StoredDocument, StoredVerdict, Window
+from steersman.store.records import Cohort, PairBlock, Stale, StoredDocument, StoredVerdict, Window
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -226,10 +226,6 @@ class Transaction:
         if kind is not None:
             query = query.where(t.verdict.c.kind == kind)
         return self._all(query, StoredVerdict)
-
-    def approvals(self, release: str) -> list[Approval]:
-        """In the order they were given."""
-        return self.agreements.approvals(release)
 
     def add_pair_block(self, block: PairBlock) -> None:
         self._run(sa.insert(t.pair_block).values(**_columns(block)))

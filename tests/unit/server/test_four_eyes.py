@@ -97,7 +97,7 @@ def post(app: Starlette, path: str, headers: Mapping[str, str], **body: object) 
 
 def roles_kept(parts: Assembled) -> dict[str, tuple[str, ...]]:
     with parts.store.read() as tx:
-        return {approval.actor: approval.roles for approval in tx.approvals("rel-1")}
+        return {approval.actor: approval.roles for approval in tx.agreements.approvals("rel-1")}
 
 
 def test_an_approval_is_kept_with_the_roles_of_token_and_person(parts: Assembled) -> None:

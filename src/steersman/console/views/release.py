@@ -95,7 +95,7 @@ def release_page(
         analyses=tuple(v for v in verdicts if v.kind in ("analysis", "bake")),
         guardrails=tuple([v for v in verdicts if v.kind == "guardrail"] or _readings(tx, release)),
         evidence=judged.evidence,
-        approvals=tuple(tx.approvals(release.id)),
+        approvals=tuple(tx.agreements.approvals(release.id)),
         approvals_required=required,
         lacking=known.lacking,
         roles=known.roles,
@@ -178,7 +178,7 @@ def _second_thoughts(tx: Transaction, release: Release, access: Access) -> froze
     """One's own approval may be taken back while nothing rests on it."""
     mine = any(
         a.actor == access.principal.actor and a.withdrawn is None and a.step == approval_step(release)
-        for a in tx.approvals(release.id)
+        for a in tx.agreements.approvals(release.id)
     )
     may = mine and release.active and access.allows(Permission.RELEASE_APPROVE, release.workspace)
     return frozenset({"withdraw"} if may else ())
