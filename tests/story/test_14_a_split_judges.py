@@ -63,10 +63,15 @@ def test_one_that_is_worse_on_its_share_is_rolled_back(story: Story) -> None:
 def test_a_day_before_the_candidate_answered_is_no_evidence(story: Story) -> None:
     release = splitting(story, quality=1.0)
     with story.store.read() as tx:
-        assert tx.cohorts("default", "production", "delay", **pair(story), since=release.opened_at, mode="split") == []
+        assert (
+            tx.evidence.cohorts("default", "production", "delay", **pair(story), since=release.opened_at, mode="split")
+            == []
+        )
     story.days(4)
     with story.store.read() as tx:
-        cohorts = tx.cohorts("default", "production", "delay", **pair(story), since=release.opened_at, mode="split")
+        cohorts = tx.evidence.cohorts(
+            "default", "production", "delay", **pair(story), since=release.opened_at, mode="split"
+        )
     assert [(c.block.day, c.share) for c in cohorts] == snapshot([(3, 0.2), (4, 0.2), (5, 0.2)])
 
 

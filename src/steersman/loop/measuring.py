@@ -140,7 +140,7 @@ class Measuring:
             rows=rows.rows,
         )
         with self._world.store.write() as tx:
-            tx.put_window(window, msgspec.msgpack.encode(profiles))
+            tx.evidence.put_window(window, msgspec.msgpack.encode(profiles))
 
     def _mature(self, model: spec.Model, release: Release, start: datetime, length: timedelta) -> None:
         rows = self._answered(release, start, length)
@@ -152,9 +152,9 @@ class Measuring:
             if len(labels) and not one_class:
                 metrics[name] = float(evaluate(name, scores, labels))
         with self._world.store.write() as tx:
-            known = tx.window(release.workspace, release.environment, release.model, release.digest, start)
+            known = tx.evidence.window(release.workspace, release.environment, release.model, release.digest, start)
             if known is not None:
-                tx.save_window(msgspec.structs.replace(known, labelled=len(labels), metrics=metrics))
+                tx.evidence.save_window(msgspec.structs.replace(known, labelled=len(labels), metrics=metrics))
 
 
 def profile_of(values: object) -> Profile:

@@ -82,7 +82,7 @@ def _state(tx: Transaction, serving: Release, monitor: str) -> MonitorState:
 
 
 def _new_windows(tx: Transaction, serving: Release, state: MonitorState) -> list[Window]:
-    windows = tx.windows(serving.workspace, serving.environment, serving.model, digest=serving.digest)
+    windows = tx.evidence.windows(serving.workspace, serving.environment, serving.model, digest=serving.digest)
     since = serving.promoted_at
     return [
         w for w in windows if (state.until is None or w.start > state.until) and (since is None or w.start >= since)
@@ -108,7 +108,9 @@ def _drift(
     calibrations = _calibrations(world, model, version, monitor)
     detector, nulls = state.detector, state.null_changes
     for window in windows:
-        stored = tx.profiles(serving.workspace, serving.environment, serving.model, serving.digest, window.start)
+        stored = tx.evidence.profiles(
+            serving.workspace, serving.environment, serving.model, serving.digest, window.start
+        )
         profiles = msgspec.msgpack.decode(stored or b"\x80", type=dict[str, bytes])
         p_values: dict[str, float] = {}
         nulls = {}
@@ -190,7 +192,7 @@ def _performance(
 ) -> Reading | None:
     windows = [
         w
-        for w in tx.windows(serving.workspace, serving.environment, serving.model, digest=serving.digest)
+        for w in tx.evidence.windows(serving.workspace, serving.environment, serving.model, digest=serving.digest)
         if monitor.metric in w.metrics and (serving.promoted_at is None or w.start >= serving.promoted_at)
     ]
     reference, later = windows[:REFERENCE_WINDOWS], windows[REFERENCE_WINDOWS:]
@@ -241,7 +243,7 @@ def _regret(tx: Transaction, serving: Release, monitor: spec.ChallengerMonitor) 
     if challenger is None:
         return None
     pairing = challenger_pairing(serving, challenger.digest, challenger.since, monitor)
-    blocks = tx.pair_blocks(
+    blocks = tx.evidence.pair_blocks(
         pairing.workspace,
         pairing.environment,
         pairing.model,

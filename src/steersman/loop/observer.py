@@ -109,10 +109,10 @@ def _keep(tx: Transaction, pairing: Pairing, start: datetime, found: Sequence[Co
     names = ("workspace", "environment", "model", "reference", "compared")
     pair: dict[str, str] = {name: getattr(pairing, name) for name in names}
     mode = str(pairing.mode)
-    cohorts = {c.slice for c in tx.cohorts(**pair, since=start, mode=mode) if c.block == start}
+    cohorts = {c.slice for c in tx.evidence.cohorts(**pair, since=start, mode=mode) if c.block == start}
     for one in found:
         if one.slice not in cohorts:
-            tx.add_cohort(
+            tx.evidence.add_cohort(
                 Cohort(
                     **pair,
                     block=start,
@@ -129,10 +129,10 @@ def _keep(tx: Transaction, pairing: Pairing, start: datetime, found: Sequence[Co
                 )
             )
         for metric, contrast in one.contrasts.items():
-            known = tx.pair_blocks(**pair, metric=metric, since=start, mode=mode, slice_of=one.slice)
+            known = tx.evidence.pair_blocks(**pair, metric=metric, since=start, mode=mode, slice_of=one.slice)
             if any(block.block == start for block in known):
                 continue
-            tx.add_pair_block(
+            tx.evidence.add_pair_block(
                 PairBlock(
                     **pair,
                     metric=metric,

@@ -236,7 +236,7 @@ class Watching:
         retrains = [t for t in tx.trainings(serving.workspace, serving.model) if t.purpose is Purpose.RETRAIN]
         version = tx.version(serving.workspace, serving.model, serving.version)
         since = (version.trained_until if version else None) or serving.promoted_at or serving.opened_at
-        windows = tx.windows(serving.workspace, serving.environment, serving.model)
+        windows = tx.evidence.windows(serving.workspace, serving.environment, serving.model)
         states = {m.name: tx.monitor_state(*place, m.name, MonitorState) for m in model.spec.monitors}
         nulls: dict[str, float] = {}
         for state in states.values():
@@ -549,7 +549,7 @@ def recovery_blocks(tx: Transaction, model: spec.Model, release: Release) -> Blo
     """The remedy's version against the replaced one, by matured block, in the metric the bake judges."""
     pairing = recovery_pairing(model, release)
     assert pairing is not None
-    blocks = tx.pair_blocks(
+    blocks = tx.evidence.pair_blocks(
         pairing.workspace,
         pairing.environment,
         pairing.model,

@@ -43,7 +43,7 @@ def weigh(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis 
 
 def cohorts_of(tx: Transaction, pairing: Pairing) -> list[Cohort]:
     """What the comparison's blocks are about, oldest first: all requests (slice ""), and each slice."""
-    return tx.cohorts(
+    return tx.evidence.cohorts(
         pairing.workspace,
         pairing.environment,
         pairing.model,
@@ -194,7 +194,7 @@ def judge_blocks(
 
 def blocks_of(tx: Transaction, pairing: Pairing, metric: str, slice_of: str = "") -> list[PairBlock]:
     """The comparison's blocks in one metric, oldest first: of all requests, or of one slice."""
-    return tx.pair_blocks(
+    return tx.evidence.pair_blocks(
         pairing.workspace,
         pairing.environment,
         pairing.model,

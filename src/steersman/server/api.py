@@ -431,7 +431,7 @@ class Api:
     async def windows(self, request: Request) -> Response:
         def read(tx: Any, model: Any) -> list[Any]:
             place = (model.metadata.workspace, model.metadata.name)
-            found = [w for e in model.spec.environments for w in tx.windows(place[0], e, place[1])]
+            found = [w for e in model.spec.environments for w in tx.evidence.windows(place[0], e, place[1])]
             return [answers.plain(w) for w in found][::-1]
 
         return await self._about_model(request, read)

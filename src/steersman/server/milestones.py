@@ -29,7 +29,7 @@ def milestones(tx: Transaction, release: Release, entries: list[LedgerRow]) -> d
         if milestone is not None:
             reached.setdefault(milestone, entry.at)
     reached |= _registered_and_retired(tx, release)
-    windows = tx.windows(release.workspace, release.environment, release.model, digest=release.digest)
+    windows = tx.evidence.windows(release.workspace, release.environment, release.model, digest=release.digest)
     if windows:
         reached[Milestone.OBSERVED] = windows[0].end
     reached |= _went_wrong(tx, release)

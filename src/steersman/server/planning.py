@@ -162,7 +162,7 @@ def _differing(path: str, before: Any, after: Any, into: list[Json]) -> None:
 
 
 def _traffic_told(tx: Transaction, workspace: str, environment: str, name: str) -> Json:
-    windows = tx.windows(workspace, environment, name)[-WINDOWS_LOOKED_AT:]
+    windows = tx.evidence.windows(workspace, environment, name)[-WINDOWS_LOOKED_AT:]
     if not windows:
         return {"windows": 0, "unknown": "no window of traffic was measured yet"}
     matured = [w for w in windows if w.labelled and w.rows]
@@ -243,7 +243,7 @@ def _spread(
 
 def _blocks(tx: Transaction, release: Release, metric: str) -> list[PairBlock]:
     assert release.previous is not None
-    return tx.pair_blocks(
+    return tx.evidence.pair_blocks(
         release.workspace,
         release.environment,
         release.model,

@@ -113,3 +113,9 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     labelled: int = 0
     metrics: dict[str, float] = {}
     drift: dict[str, float] = {}
+
+
+def columns_of(record: msgspec.Struct) -> dict[str, Any]:
+    """A record's fields as values of columns of the same names; times as ISO text."""
+    values = msgspec.structs.asdict(record)
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}

@@ -20,9 +20,10 @@ from steersman.domain.version import Version
 from steersman.store import tables as t
 from steersman.store.agreements import AgreementTables
 from steersman.store.credentials import CredentialTables
+from steersman.store.evidence import EvidenceTables
 from steersman.store.gates import GateTables
 from steersman.store.ledger_log import LedgerLog
-from steersman.store.records import Cohort, PairBlock, Stale, StoredDocument, StoredVerdict, Window
+from steersman.store.records import Stale, StoredDocument, StoredVerdict, columns_of
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -54,6 +55,11 @@ class Transaction:
     def agreements(self) -> AgreementTables:
         """Approvals and waivers."""
         return AgreementTables(self._connection)
+
+    @property
+    def evidence(self) -> EvidenceTables:
+        """Blocks of comparisons, what they are about, and windows."""
+        return EvidenceTables(self._connection)
 
     # --- plumbing
 
@@ -97,7 +103,7 @@ class Transaction:
     # --- documents
 
     def put_document(self, document: StoredDocument) -> None:
-        self._run(sa.insert(t.document).values(**_columns(document)))
+        self._run(sa.insert(t.document).values(**columns_of(document)))
 
     def document(self, kind: str, workspace: str, name: str) -> StoredDocument | None:
         """The newest revision."""
@@ -226,118 +232,6 @@ class Transaction:
         if kind is not None:
             query = query.where(t.verdict.c.kind == kind)
         return self._all(query, StoredVerdict)
-
-    def add_pair_block(self, block: PairBlock) -> None:
-        self._run(sa.insert(t.pair_block).values(**_columns(block)))
-
-    def pair_blocks(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        reference: str,
-        compared: str,
-        metric: str,
-        since: datetime,
-        mode: str = "paired",
-        slice_of: str = "",
-    ) -> list[PairBlock]:
-        """Blocks that began at or after `since`, oldest first; of all requests, or of one slice (`origin=JFK`)."""
-        query = (
-            sa.select(t.pair_block)
-            .where(
-                *_pair_is(t.pair_block, workspace, environment, model, reference, compared),
-                t.pair_block.c.metric == metric,
-                t.pair_block.c.mode == mode,
-                t.pair_block.c.slice == slice_of,
-                t.pair_block.c.block >= since.isoformat(),
-            )
-            .order_by(t.pair_block.c.block)
-        )
-        return [
-            PairBlock(**{**row, "block": datetime.fromisoformat(row["block"])})
-            for row in self._connection.execute(query).mappings()
-        ]
-
-    def add_cohort(self, cohort: Cohort) -> None:
-        self._run(sa.insert(t.cohort).values(**_columns(cohort)))
-
-    def cohorts(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        reference: str,
-        compared: str,
-        since: datetime,
-        mode: str = "paired",
-    ) -> list[Cohort]:
-        """What the blocks from `since` on are about, oldest first: all requests, and each slice."""
-        query = (
-            sa.select(t.cohort)
-            .where(
-                *_pair_is(t.cohort, workspace, environment, model, reference, compared),
-                t.cohort.c.mode == mode,
-                t.cohort.c.block >= since.isoformat(),
-            )
-            .order_by(t.cohort.c.block, t.cohort.c.slice)
-        )
-        return [
-            Cohort(**{**row, "block": datetime.fromisoformat(row["block"])})
-            for row in self._connection.execute(query).mappings()
-        ]
-
-    def put_window(self, window: Window, profiles: bytes) -> None:
-        """Keep a window; one measured again before a crash was recorded takes the place of the first."""
-        self._run(sa.delete(t.window).where(_window_is(window)))
-        self._run(
-            sa.insert(t.window).values(
-                workspace=window.workspace,
-                environment=window.environment,
-                model=window.model,
-                digest=window.digest,
-                version=window.version,
-                start=window.start.isoformat(),
-                body=_json(window),
-                profiles=profiles,
-            )
-        )
-
-    def save_window(self, window: Window) -> None:
-        self._run(sa.update(t.window).where(_window_is(window)).values(body=_json(window)))
-
-    def window(self, workspace: str, environment: str, model: str, digest: str, start: datetime) -> Window | None:
-        query = sa.select(t.window.c.body).where(
-            t.window.c.workspace == workspace,
-            t.window.c.environment == environment,
-            t.window.c.model == model,
-            t.window.c.digest == digest,
-            t.window.c.start == start.isoformat(),
-        )
-        return self._one(query, Window)
-
-    def windows(self, workspace: str, environment: str, model: str, *, digest: str | None = None) -> list[Window]:
-        query = (
-            sa.select(t.window.c.body)
-            .where(t.window.c.workspace == workspace, t.window.c.environment == environment, t.window.c.model == model)
-            .order_by(t.window.c.start)
-        )
-        if digest is not None:
-            query = query.where(t.window.c.digest == digest)
-        return self._all(query, Window)
-
-    def profiles(self, workspace: str, environment: str, model: str, digest: str, start: datetime) -> bytes | None:
-        return self._connection.scalar(
-            sa.select(t.window.c.profiles).where(
-                t.window.c.workspace == workspace,
-                t.window.c.environment == environment,
-                t.window.c.model == model,
-                t.window.c.digest == digest,
-                t.window.c.start == start.isoformat(),
-            )
-        )
 
     # --- operations
 
@@ -541,33 +435,6 @@ class Transaction:
         self._run(sa.delete(t.observed_alias).where(where))
         if number is not None:
             self._run(sa.insert(t.observed_alias).values(**values, number=number))
-
-
-def _columns(record: msgspec.Struct) -> dict[str, Any]:
-    values = msgspec.structs.asdict(record)
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
-
-
-def _pair_is(
-    table: sa.Table, workspace: str, environment: str, model: str, reference: str, compared: str
-) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        table.c.workspace == workspace,
-        table.c.environment == environment,
-        table.c.model == model,
-        table.c.reference == reference,
-        table.c.compared == compared,
-    )
-
-
-def _window_is(window: Window) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        t.window.c.workspace == window.workspace,
-        t.window.c.environment == window.environment,
-        t.window.c.model == window.model,
-        t.window.c.digest == window.digest,
-        t.window.c.start == window.start.isoformat(),
-    )
 
 
 def _document(row: Any) -> StoredDocument:

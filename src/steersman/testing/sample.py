@@ -341,7 +341,7 @@ class _Year:
             metrics={"roc_auc": self.world.auc(version, start), "log_loss": self.world.log_loss(version, start)},
             drift={"temp": max(self.world.auc(version, start) * -0.4 + 0.41, 0.02), "dep_hour": 0.03},
         )
-        self.tx.put_window(window, b"")
+        self.tx.evidence.put_window(window, b"")
 
     def _pair(self, release: Release, reference: Arm, start: datetime) -> None:
         compared = self.world.auc(self.versions[release.version], start)
@@ -359,13 +359,13 @@ class _Year:
             value_compared=compared,
             n=self.world.rows(start) - 9,
         )
-        self.tx.add_pair_block(block)
+        self.tx.evidence.add_pair_block(block)
 
     def _evidence(self, release: Release) -> dict[str, Verdict]:
         since = release.promoted_at or release.step_started_at
         if release.previous is None:
             return {}
-        blocks = self.tx.pair_blocks(
+        blocks = self.tx.evidence.pair_blocks(
             "ops",
             "production",
             "flight-delay",

@@ -239,7 +239,7 @@ def first_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) 
             labelled=2_101 + 11 * week,
             metrics={"log_loss": loss},
         )
-        tx.put_window(window, b"")
+        tx.evidence.put_window(window, b"")
 
 
 def waiting_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) -> None:

@@ -205,7 +205,9 @@ def test_a_block_in_which_the_weight_changed_counts_for_means_and_not_for_others
     with story.store.read() as tx:
         pair = {"reference": STABLE, "compared": CANDIDATE, "since": START, "mode": "split"}
         found = {
-            metric: [b.block.day for b in tx.pair_blocks("default", "production", "delay", metric=metric, **pair)]
+            metric: [
+                b.block.day for b in tx.evidence.pair_blocks("default", "production", "delay", metric=metric, **pair)
+            ]
             for metric in analysis.metrics
         }
     days = [(START + number * DAY).day for number in range(6)]
@@ -360,7 +362,7 @@ def test_a_label_that_is_corrected_later_changes_no_evidence(story: Story) -> No
 
 def kept(story: Story) -> list[PairBlock]:
     with story.store.read() as tx:
-        return tx.pair_blocks(
+        return tx.evidence.pair_blocks(
             "default", "production", "delay", reference=STABLE, compared=CANDIDATE, metric="accuracy", since=START
         )
 

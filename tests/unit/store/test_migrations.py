@@ -37,12 +37,12 @@ def test_evidence_of_the_first_schema_is_evidence_in_pairs_over_all_requests(tmp
     of_schema_1(tmp_path)
     store = Store.at(tmp_path)
     with store.read() as tx:
-        assert tx.pair_blocks(**PAIR, metric="roc_auc", since=DAY) == [OLD]
+        assert tx.evidence.pair_blocks(**PAIR, metric="roc_auc", since=DAY) == [OLD]
         assert tx.setting("schema") == str(SCHEMA_VERSION)
     with store.write() as tx:
-        tx.add_pair_block(_sliced())
+        tx.evidence.add_pair_block(_sliced())
     with store.read() as tx:
-        assert tx.pair_blocks(**PAIR, metric="roc_auc", since=DAY, slice_of="origin=JFK") == [_sliced()]
+        assert tx.evidence.pair_blocks(**PAIR, metric="roc_auc", since=DAY, slice_of="origin=JFK") == [_sliced()]
 
 
 def _sliced() -> PairBlock:
@@ -55,7 +55,7 @@ def test_a_database_that_was_taken_over_is_opened_again_as_it_is(tmp_path: Path)
     of_schema_1(tmp_path)
     Store.at(tmp_path).close()
     with Store.at(tmp_path).read() as tx:
-        assert tx.pair_blocks(**PAIR, metric="roc_auc", since=DAY) == [OLD]
+        assert tx.evidence.pair_blocks(**PAIR, metric="roc_auc", since=DAY) == [OLD]
 
 
 def test_a_cohort_is_kept_for_each_mode_and_slice(tmp_path: Path) -> None:
@@ -67,6 +67,6 @@ def test_a_cohort_is_kept_for_each_mode_and_slice(tmp_path: Path) -> None:
     ]
     with store.write() as tx:
         for cohort in cohorts:
-            tx.add_cohort(cohort)
+            tx.evidence.add_cohort(cohort)
     with store.read() as tx:
-        assert tx.cohorts(**PAIR, since=DAY, mode="split") == cohorts[1:]
+        assert tx.evidence.cohorts(**PAIR, since=DAY, mode="split") == cohorts[1:]

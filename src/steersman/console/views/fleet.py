@@ -109,7 +109,7 @@ def _card(tx: Transaction, document: spec.Model, documents: Documents, now: date
     names = environments_of(tx, document, releases)
     shown = "production" if "production" in names else names[-1] if names else "production"
     in_shown = [r for r in releases if r.environment == shown]
-    windows = tx.windows(workspace, shown, name)
+    windows = tx.evidence.windows(workspace, shown, name)
     begins = [*(r.opened_at for r in in_shown), *(window.start for window in windows)]
     return ModelCard(
         workspace=workspace,

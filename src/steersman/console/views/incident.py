@@ -86,7 +86,7 @@ def _evidence(tx: Transaction, documents: Documents, incident: Incident, release
     compared = recovery_blocks(tx, model, release)
     blocks = [
         block
-        for block in tx.pair_blocks(
+        for block in tx.evidence.pair_blocks(
             release.workspace,
             release.environment,
             release.model,

@@ -140,7 +140,7 @@ def model_timeline(
         environment = PREFERRED if PREFERRED in environments else (environments or (PREFERRED,))[-1]
     releases = [r for r in everything if r.environment == environment]
     live = routing.live(releases)
-    windows = tx.windows(workspace, environment, name)
+    windows = tx.evidence.windows(workspace, environment, name)
     incidents = [i for i in tx.incidents(workspace, name) if i.environment == environment]
     findings = tx.findings(workspace, name)
     begins = [*(r.opened_at for r in releases), *(w.start for w in windows), *(i.began_at for i in incidents)]
