@@ -6,7 +6,7 @@ plugin stands behind which port. Every port has a conformance suite in `steersma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -464,9 +464,17 @@ class InferenceLog(Protocol):
         ...
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> Any:
-        """Milliseconds of each request a digest answered to callers, as an array; wall time."""
+        """Milliseconds of each request a digest answered as one of `variants`, as an array; wall time."""
         ...
 
     def counts(

@@ -257,7 +257,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_DOCTOR, _RETRY),
     ),
     Reason.GUARDRAIL_BROKEN: Row(
-        means="Version {version} broke a limit on errors or latency while it answered; {fallback}.",
+        means="Version {version} broke a limit on errors or latency; {fallback}.",
         advice="Find the cause in the version's answers; release a mended version, or retry where the cause was outside.",
         choices=(_ANOTHER, _RETRY),
     ),

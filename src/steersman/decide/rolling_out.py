@@ -472,7 +472,7 @@ def _complete(facts: Facts, completion: Completion, because: str) -> Move:
 
 def _guardrail_broken(facts: Facts) -> Move | None:
     release = facts.release
-    if not release.exposed or release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
+    if release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
         return None
     if release.opened is Opened.ROLLBACK:
         return None  # what it replaces was worse; there is no better place to go by oneself
@@ -482,7 +482,7 @@ def _guardrail_broken(facts: Facts) -> Move | None:
     because = "; ".join(f"{reading.name}: {reading.verdict.because}" for reading in broken)
     evidence = tuple(Evidence(kind="guardrail", name=reading.name, verdict=reading.verdict) for reading in broken)
     note = Note(action=Action.GUARDRAIL_BROKEN, because=because, data=_summaries(evidence))
-    move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"guardrail broken: {because}")
+    move = degrade(release, _failure(release), now=facts.now, because=f"guardrail broken: {because}")
     return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
 
 

@@ -4,7 +4,7 @@ They keep the contract of the port (ensure twice acts once, what runs is found a
 file, no network. Scores come from functions of the day, so that a story can say what a version is like.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -210,6 +210,7 @@ class FakeTraffic:
     quality: Quality = lambda _digest, _day: 1.0
     rows: int = 400
     errors: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
     corrections: int = 0
@@ -334,9 +335,17 @@ class FakeTraffic:
         )
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> Any:
-        return np.full(self.rows, 2.0)
+        return np.full(self.rows, self.latency_ms.get(digest, 2.0))
 
     def counts(
         self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
@@ -351,6 +360,13 @@ class FakeTraffic:
             errors = int(rows * self.errors.get(variant.digest, 0.0))
             counts.append(
                 ArmCount(digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors)
+            )
+        for mirror in configuration.routes[0].mirrors:
+            rows = int(self.rows * days * mirror.percent / 100)
+            errors = int(rows * self.errors.get(mirror.digest, 0.0))
+            copy = "shadow" if mirror.role == "mirror" else mirror.role
+            counts.append(
+                ArmCount(digest=mirror.digest, release=mirror.release, variant=copy, rows=rows, errors=errors)
             )
         return counts
 

@@ -209,7 +209,7 @@ Strategy = Canary | BlueGreen | Shadow | AllAtOnce
 
 
 class GuardrailName(StrEnum):
-    """What a guardrail measures, over the requests the candidate answered."""
+    """What a guardrail measures, over the requests the candidate answered or got copies of."""
 
     ERROR_RATE = "error-rate"
     P50_LATENCY = "p50-latency"
@@ -270,8 +270,8 @@ class BurnRate(Part, frozen=True, kw_only=True):
 
 
 class Guardrail(Part, frozen=True, kw_only=True):
-    """A service level the candidate must keep while it answers: absolute (`limit`), beside stable (`ratio`), or an error
-    budget (`burnRate`)."""
+    """A service level the candidate must keep: absolute (`limit`), from its first copied request on; beside stable
+    (`ratio`) or as an error budget (`burnRate`), from its first answer on."""
 
     name: GuardrailName
     limit: Limit | None = None
