@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from steersman.decide.rolling_out import step_name
+from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.release import Completion, Phase, Release
 from steersman.domain.verdicts import Outcome

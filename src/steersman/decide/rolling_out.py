@@ -14,19 +14,14 @@ from typing import Any
 
 import msgspec
 
-from steersman.decide.approving import APPROVALS_OF_TIER, Agreement, demanded_at_start, demanded_by, lacking
+from steersman.decide.approving import Agreement, demanded_at_start, demanded_by, lacking
 from steersman.decide.judging import SettlementAction, settle_inconclusive
+from steersman.decide.steps import GATES_STEP, promotes_past, step_name, steps_of, with_weight
 from steersman.domain import spec
 from steersman.domain.durations import format_duration
 from steersman.domain.events import Action
 from steersman.domain.release import Arm, Completion, Opened, Phase, Release, completed, moved
 from steersman.domain.verdicts import Outcome, Verdict
-
-APPROVED_TIER_MIN = min(APPROVALS_OF_TIER)
-"""From this tier on nobody skips a proof alone."""
-
-GATES_STEP = -1
-"""The step number under which gates and the approvals before the first step are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +114,6 @@ class Move:
     release: Release
     notes: tuple[Note, ...] = ()
     evidence: tuple[Evidence, ...] = ()
-
-
-def steps_of(policy: spec.EnvironmentPolicy, release: Release) -> tuple[spec.Step, ...]:
-    """The steps this release goes through. A rollback goes straight to an already promoted version."""
-    if release.opened is Opened.ROLLBACK:
-        return (spec.SetWeight(weight_pct=100), spec.Promote())
-    return policy.strategy.steps
 
 
 def plan(facts: Facts) -> Move | None:
@@ -328,27 +316,12 @@ def _passed_over(facts: Facts, step: spec.Step) -> Move | None:
     return _next(facts, because, note)
 
 
-def promotes_past(step: spec.Step, tier: int) -> bool:
-    """Whether `promote` may pass over the step: from tier 2 an analysis stands unless an approver waives it."""
-    return isinstance(step, spec.Pause) or (isinstance(step, spec.Analysis) and tier < APPROVED_TIER_MIN)
-
-
 def _next(facts: Facts, because: str, *notes: Note, evidence: tuple[Evidence, ...] = ()) -> Move:
     release = facts.release
     after = msgspec.structs.replace(
         release, step=release.step + 1, entered=False, step_started_at=facts.now, because=because
     )
     return Move(release=with_weight(after, facts.policy), notes=notes, evidence=evidence)
-
-
-def with_weight(release: Release, policy: spec.EnvironmentPolicy) -> Release:
-    """The release with the share of requests its present step asks for."""
-    step = steps_of(policy, release)[release.step]
-    if not isinstance(step, spec.SetWeight):
-        return release
-    # The first version has nobody to share with: whoever asks is answered by it.
-    weight = 100.0 if release.previous is None else float(step.weight_pct)
-    return msgspec.structs.replace(release, weight_pct=weight, exposed=release.exposed or weight > 0)
 
 
 def _analysis(facts: Facts, step: spec.Analysis) -> Move | None:
@@ -535,27 +508,6 @@ def hold(release: Release, *, now: datetime, because: str) -> Move:
 
 def _after(move: Move, *before: Note) -> Move:
     return Move(release=move.release, notes=(*before, *move.notes), evidence=move.evidence)
-
-
-def step_name(step: spec.Step) -> str:
-    """A step in a few words, the same on every page."""
-    match step:
-        case spec.Mirror():
-            return f"mirror {step.percent} %"
-        case spec.SetWeight():
-            return f"setWeight {step.weight_pct} %"
-        case spec.Pause(duration=None):
-            return "pause until resumed"
-        case spec.Pause(duration=duration):
-            return f"pause {format_duration(duration or timedelta())}"
-        case spec.Analysis():
-            return f"analysis of {', '.join(step.metrics)}"
-        case spec.Approval():
-            return f"approval by {step.count} × {step.role}"
-        case spec.Promote():
-            return "promote"
-        case spec.Bake():
-            return f"bake {format_duration(step.duration)}"
 
 
 def _step_data(release: Release, step: spec.Step) -> dict[str, Any]:

@@ -7,16 +7,8 @@ from datetime import datetime
 
 import msgspec
 
-from steersman.decide.rolling_out import (
-    GATES_STEP,
-    Move,
-    Note,
-    hold,
-    promotes_past,
-    step_name,
-    steps_of,
-    with_weight,
-)
+from steersman.decide.rolling_out import Move, Note, hold
+from steersman.decide.steps import GATES_STEP, promotes_past, step_name, steps_of, with_weight
 from steersman.domain import spec
 from steersman.domain.errors import Blocked, Conflict
 from steersman.domain.events import Action

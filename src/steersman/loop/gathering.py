@@ -9,9 +9,10 @@ import msgspec
 from steersman.decide.approving import Agreement, approvals_required, counting
 from steersman.decide.freezing import frozen
 from steersman.decide.gating import outside_envelope
-from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, steps_of
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading
 from steersman.decide.routing import in_progress, promoted
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
 from steersman.domain.approval import Binding
 from steersman.domain.durations import format_duration

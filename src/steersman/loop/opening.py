@@ -1,7 +1,8 @@
 """Opens a release and gives one up: the two changes that people and remedies share, inside the caller's transaction."""
 
-from steersman.decide.rolling_out import GATES_STEP, degrade
+from steersman.decide.rolling_out import degrade
 from steersman.decide.routing import live
+from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
 from steersman.domain.errors import BadRequest, Conflict, NotFound
 from steersman.domain.events import Action

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from steersman.decide.rolling_out import step_name
 from steersman.decide.routing import proof_of
+from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.approval import Waived, Waiver
 from steersman.domain.errors import Blocked

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from steersman.decide.approving import approvals_required, demanded_at_start, demanded_by, missing
 from steersman.decide.explaining import Circumstances, Judged, Standing, explain
 from steersman.decide.freezing import frozen
-from steersman.decide.rolling_out import steps_of
 from steersman.decide.routing import in_progress
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.verdicts import Outcome

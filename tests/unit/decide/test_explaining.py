@@ -14,8 +14,9 @@ import pytest
 
 from steersman.cli.parsing import parse
 from steersman.decide.explaining import REASONS, Circumstances, Judged, Reason, explain
-from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, Move, degrade, plan
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, Move, degrade, plan
 from steersman.decide.steering import pause
+from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
 from steersman.domain.release import Arm, Completion, Opened, Phase, Release
 from steersman.domain.verdicts import Outcome, Verdict

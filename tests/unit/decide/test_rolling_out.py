@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersman.decide.approving import Agreement
-from steersman.decide.rolling_out import (
-    GATES_STEP,
-    Facts,
-    GateFact,
-    GuardrailReading,
-    degrade,
-    plan,
-    steps_of,
-)
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, degrade, plan
 from steersman.decide.steering import pause, resume
+from steersman.decide.steps import GATES_STEP, steps_of
 from steersman.domain import spec
 from steersman.domain.release import (
     COMPLETIONS,

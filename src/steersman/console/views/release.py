@@ -8,8 +8,8 @@ from steersman.console.views.entries import EntryView, entry_view, visible
 from steersman.console.views.evidence import judging
 from steersman.console.views.verdicts import Evidence, VerdictView, present_view, verdict_view
 from steersman.decide.explaining import Standing, explain
-from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import GATES_STEP, step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import NotFound
