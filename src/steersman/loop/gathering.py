@@ -93,7 +93,7 @@ def gather(
         analysis=_analysis(tx, release, model, policy),
         guardrails=readings.readings if readings else (),
         frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
-        exhausted=None if release.opened is Opened.ROLLBACK else _without_budget(tx, release, policy),
+        exhausted=None if release.opened is Opened.ROLLBACK else without_budget(tx, release, policy),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
@@ -228,7 +228,7 @@ def _analysis(
     return {metric: weigh(tx, pairing, metric, judged) for metric in pairing.metrics}
 
 
-def _without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
+def without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
     """Why a used-up error budget keeps the release waiting; a budget that was not read yet does, too."""
     if release.phase is Phase.VERIFYING:
         return None

@@ -263,7 +263,7 @@ def waiting_release(tx: Transaction, stored: StoredDocument, *, opened: datetime
         promoted_at=None,
         closed_at=None,
         completion=None,
-        because="waits for 1 more approval(s) by role approver",
+        because="waits for 1 more approval by role approver",
         row=0,
     )
     staging = msgspec.structs.replace(

@@ -19,6 +19,7 @@ from steersman.domain.release import (
     PHASES,
     TRANSITIONS,
     Arm,
+    Cause,
     Completion,
     IllegalTransition,
     Opened,
@@ -335,7 +336,11 @@ def test_verifying(changes: dict[str, Any], expected: tuple[Phase, Completion | 
 
 def test_traffic_goes_back_first_capacity_second_status_last() -> None:
     falling = degrade(
-        release(Phase.PROGRESSING, TENTH, weight_pct=10.0), Completion.ABORTED, now=NOW, because="no"
+        release(Phase.PROGRESSING, TENTH, weight_pct=10.0),
+        Completion.ABORTED,
+        now=NOW,
+        because="no",
+        cause=Cause.ABORTED,
     ).release
     assert falling.weight_pct == 0.0
     assert plan(facts(falling, in_effect=False, drained=False)) is None
