@@ -25,7 +25,7 @@ def agree(story: Story, release: Release, who: str, *roles: str) -> Release:
 
 def test_each_role_takes_a_person_of_its_own(story: Story) -> None:
     release = asked(story, approvals={"required": 2, "roles": ["approver", "validator"]})
-    assert release.because == "waits for 2 more approval(s) by role approver and validator"
+    assert release.because == "waits for 2 more approvals by role approver and validator"
     agree(story, release, "bob")
     assert agree(story, release, "carol").phase is Phase.PAUSED
     assert agree(story, release, "vera", "validator").phase is Phase.VERIFYING
@@ -41,7 +41,7 @@ def test_a_step_can_ask_for_a_validator(story: Story) -> None:
     steps = [{"approval": {"role": "validator"}}, {"setWeight": 100}, {"promote": {}}]
     story.apply(model_document(environments={"production": {"strategy": {"canary": {"steps": steps}}}}))
     release = story.release(1)
-    assert agree(story, release, "bob").because == "waits for 1 more approval(s) by role validator"
+    assert agree(story, release, "bob").because == "waits for 1 more approval by role validator"
     assert agree(story, release, "vera", "validator").completion is Completion.PROMOTED
 
 
@@ -68,7 +68,7 @@ def test_a_new_revision_of_the_document_ends_what_was_agreed_to_before(story: St
         [
             "03-01 document.applied: revision 2 of Model delay",
             "03-01 release.approval_withdrawn: the approval of bob counts no longer: the model's document has a new revisi…",
-            "03-08 release.paused: waits for 1 more approval(s) by role approver",
+            "03-08 release.paused: waits for 1 more approval by role approver",
         ]
     )
     assert agree(story, release, "bob").phase is Phase.VERIFYING
@@ -94,7 +94,7 @@ def test_an_approval_ends_when_the_version_it_is_compared_with_changes(story: St
     assert [line for line in story.why(since=chapter) if "approval" in line] == snapshot(
         [
             "03-01 release.approval_withdrawn: the approval of bob counts no longer: the version it is compared with chang…",
-            "03-01 release.paused: waits for 1 more approval(s) by role approver",
+            "03-01 release.paused: waits for 1 more approval by role approver",
         ]
     )
     assert agree(story, third, "bob").phase is Phase.PROGRESSING

@@ -86,7 +86,8 @@ def lacking(demand: Demand, agreed: Sequence[Agreement]) -> str | None:
     Each role must be held by a person of their own: somebody with two roles stands in for one of them.
     """
     count, roles = missing(demand, agreed)
-    return f"waits for {count} more approval(s) by role {' and '.join(roles)}" if count else None
+    more = f"{count} more approval{'' if count == 1 else 's'}"
+    return f"waits for {more} by role {' and '.join(roles)}" if count else None
 
 
 def missing(demand: Demand, agreed: Sequence[Agreement]) -> tuple[int, tuple[str, ...]]:

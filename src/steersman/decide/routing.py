@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from steersman.decide.rolling_out import steps_of
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
 from steersman.domain.release import Arm, Opened, Phase, Release
 from steersman.domain.traffic import Challenger, Mirror, Traffic

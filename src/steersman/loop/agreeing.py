@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from steersman.decide.rolling_out import step_name
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.approval import Waiver
 from steersman.domain.errors import BadRequest, Conflict, NotAllowed

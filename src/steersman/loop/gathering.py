@@ -9,9 +9,10 @@ import msgspec
 from steersman.decide.approving import Agreement, approvals_required, counting
 from steersman.decide.freezing import frozen
 from steersman.decide.gating import outside_envelope
-from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, steps_of
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading
 from steersman.decide.routing import in_progress, promoted
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
 from steersman.domain.approval import Binding
 from steersman.domain.durations import format_duration
@@ -92,7 +93,7 @@ def gather(
         analysis=_analysis(tx, release, model, policy),
         guardrails=readings.readings if readings else (),
         frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
-        exhausted=None if release.opened is Opened.ROLLBACK else _without_budget(tx, release, policy),
+        exhausted=None if release.opened is Opened.ROLLBACK else without_budget(tx, release, policy),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
@@ -227,7 +228,7 @@ def _analysis(
     return {metric: weigh(tx, pairing, metric, judged) for metric in pairing.metrics}
 
 
-def _without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
+def without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
     """Why a used-up error budget keeps the release waiting; a budget that was not read yet does, too."""
     if release.phase is Phase.VERIFYING:
         return None

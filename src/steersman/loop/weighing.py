@@ -19,7 +19,7 @@ from steersman.decide.judging import (
 from steersman.domain import spec
 from steersman.domain.measurable import needs_labels
 from steersman.domain.metrics import LATENCIES
-from steersman.domain.verdicts import NUnit, Outcome, Verdict
+from steersman.domain.verdicts import Doubt, NUnit, Outcome, Verdict
 from steersman.loop.observer import Pairing
 from steersman.loop.provenance import code_digest
 from steersman.stats.performance import BLOCK_ROWS_MIN
@@ -59,12 +59,19 @@ def _doubt(pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, who
     if pairing.mode is spec.AnalysisMode.SPLIT:
         mismatch = next((v for v in _assignments(whole) if v.outcome is Outcome.ERROR), None)
         if mismatch is not None:
-            return _undecided(metric, mismatch)
+            return _undecided(metric, mismatch, Doubt.SPLIT)
     if needs_labels(metric, pairing.declared):
         coverage = _coverage(whole, judged)
         if coverage is not None and coverage.outcome is not Outcome.SUCCESSFUL:
-            return _undecided(metric, coverage)
+            return _undecided(metric, coverage, Doubt.LABELS)
     return None
+
+
+def doubt(tx: Transaction, pairing: Pairing, judged: spec.Analysis | spec.Bake) -> Verdict | None:
+    """Why nothing may be concluded by now in at least one of the step's metrics; None where nothing is in doubt."""
+    whole = [cohort for cohort in cohorts_of(tx, pairing) if not cohort.slice]
+    found = (_doubt(pairing, metric, judged, whole) for metric in judged.metrics)
+    return next((verdict for verdict in found if verdict is not None), None)
 
 
 def checks(tx: Transaction, pairing: Pairing, judged: spec.Analysis | spec.Bake) -> tuple[Verdict, ...]:
@@ -101,15 +108,16 @@ def _assignments(whole: Sequence[Cohort]) -> Iterable[Verdict]:
         )
 
 
-def _undecided(metric: str, doubt: Verdict) -> Verdict:
+def _undecided(metric: str, found: Verdict, doubt: Doubt) -> Verdict:
     """A verdict about the comparison instead of about harm: it has no estimate, so nothing can be promoted on it."""
     return Verdict(
-        outcome=doubt.outcome,
-        because=f"{metric}: {doubt.because}",
+        outcome=found.outcome,
+        because=f"{metric}: {found.because}",
         metric=metric,
-        n=doubt.n,
+        n=found.n,
         n_unit="requests",
-        method=doubt.method,
+        method=found.method,
+        doubt=doubt,
     )
 
 

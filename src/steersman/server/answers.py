@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from steersman.decide.kpis import measure
-from steersman.decide.rolling_out import step_name, steps_of
 from steersman.decide.routing import in_progress, live, live_at, standing_of
+from steersman.decide.steps import step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action

@@ -25,8 +25,8 @@ from steersman.decide.forecasting import (
     spread_within,
 )
 from steersman.decide.freezing import frozen
-from steersman.decide.rolling_out import step_name
 from steersman.decide.routing import in_progress, live
+from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.errors import NotFound
 from steersman.domain.measurable import needs_labels

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from steersman.decide import rolling_out, routing
 from steersman.decide.guardrails import judge_error_rate
 from steersman.decide.judging import judge_paired
+from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
 from steersman.domain.documents import canonical, digest
 from steersman.domain.events import Action, Event
@@ -280,7 +281,7 @@ class _Year:
             previous=live.arm if live else None,
             document=digest(self.model),
             phase=Phase.PENDING,
-            step=0 if asked.opened is Opened.ROLLBACK else rolling_out.GATES_STEP,
+            step=0 if asked.opened is Opened.ROLLBACK else GATES_STEP,
             step_started_at=day,
             opened=asked.opened,
             opened_at=day,

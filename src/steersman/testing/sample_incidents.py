@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from steersman.decide import rolling_out, routing
+from steersman.decide import routing
+from steersman.decide.steps import GATES_STEP
 from steersman.decide.triaging import judge_recovery
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
@@ -217,9 +218,7 @@ def first_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) 
     )
     tx.add_release(release)
     agreed, approver = "holdout and subgroup tables read, no objection", "alan@example.com"
-    tx.agreements.put_approval(
-        Approval(release=release.id, step=rolling_out.GATES_STEP, actor=approver, at=opened, because=agreed)
-    )
+    tx.agreements.put_approval(Approval(release=release.id, step=GATES_STEP, actor=approver, at=opened, because=agreed))
     _say_release(tx, release, Action.RELEASE_OPENED, "first version", at=opened, actor=release.opened_by)
     _say_release(tx, release, Action.RELEASE_APPROVED, agreed, at=opened, actor=approver)
     _say_release(tx, release, Action.RELEASE_PROMOTED, "version 1 is the stable version", at=opened, actor="system")
@@ -264,7 +263,7 @@ def waiting_release(tx: Transaction, stored: StoredDocument, *, opened: datetime
         promoted_at=None,
         closed_at=None,
         completion=None,
-        because="waits for 1 more approval(s) by role approver",
+        because="waits for 1 more approval by role approver",
         row=0,
     )
     staging = msgspec.structs.replace(

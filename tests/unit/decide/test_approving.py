@@ -60,7 +60,7 @@ def test_an_approval_step_takes_its_number_of_people_by_its_role() -> None:
     step = spec.Approval(role=spec.ApproverRole.VALIDATOR, count=2)
     demand = demanded_by(step, spec.EnvironmentPolicy())
     assert lacking(demand, (agreement("bob"), agreement("vera", "validator"))) == (
-        "waits for 1 more approval(s) by role validator"
+        "waits for 1 more approval by role validator"
     )
     assert lacking(demand, (agreement("vera", "validator"), agreement("vic", "validator"))) is None
 

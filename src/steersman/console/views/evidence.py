@@ -7,7 +7,7 @@ from functools import partial
 
 from steersman.console.views.verdicts import Evidence, SliceView, VerdictView, evidence, present_view
 from steersman.decide.explaining import WHEN_UNDECIDED
-from steersman.decide.rolling_out import steps_of
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
 from steersman.domain.events import Action
 from steersman.domain.release import Opened, Release

@@ -9,7 +9,7 @@ from steersman.console.views.entries import EntryView, entry_view, visible
 from steersman.console.views.report import ReplayReport, replay_report
 from steersman.console.views.timeline import Series, Span, environments_of, is_open, series, spans
 from steersman.decide import kpis, routing
-from steersman.decide.rolling_out import step_name, steps_of
+from steersman.decide.steps import step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.events import Action

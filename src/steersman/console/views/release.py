@@ -8,8 +8,8 @@ from steersman.console.views.entries import EntryView, entry_view, visible
 from steersman.console.views.evidence import judging
 from steersman.console.views.verdicts import Evidence, VerdictView, present_view, verdict_view
 from steersman.decide.explaining import Standing, explain
-from steersman.decide.rolling_out import GATES_STEP, step_name, steps_of
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import GATES_STEP, step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import NotFound
@@ -161,7 +161,7 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
         state = "skipped" if release.previous is None and compares else "done"
         if release.full and isinstance(step, spec.Analysis | spec.Pause) and promoted_and_over:
             state = "skipped"
-        bake_cut = release.completion is Completion.PROMOTED and "took its place" in release.because
+        bake_cut = promoted_and_over and release.verified_at is None and release.opened is not Opened.ROLLBACK
         state = "skipped" if bake_cut and isinstance(step, spec.Bake) else state
     elif here and failed:
         state = "failed"
