@@ -11,6 +11,8 @@ kept as well, so that many blocks are compared by the sums of all of them.
 All functions take arrays and leave rows with NaN out; None says that too little was there.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +92,67 @@ def performance_in_pairs(
     if sums is not None and not sums.tells:
         return None
     return _plain(metric, of_candidate, of_reference, n_candidate=n, n_reference=n, n=n, sums=sums)
+
+
+def value_in_pairs(
+    metric: str,
+    of: Callable[[Floats, Floats], float],
+    candidate: Floats,
+    reference: Floats,
+    labels: Floats,
+    *,
+    direction: Direction,
+    rows_min: int = BLOCK_ROWS_MIN,
+) -> Contrast | None:
+    """A metric given as a function of scores and labels, both versions scored on the same rows; raises what it raises.
+
+    None also where it is undefined (NaN). Raises ValueError on an infinite value.
+    """
+    kept = ~np.isnan(candidate) & ~np.isnan(reference) & ~np.isnan(labels)
+    n = int(np.count_nonzero(kept))
+    if n < rows_min:
+        return None
+    truth = labels[kept]
+    ours, theirs = (_value(of, scores[kept], truth) for scores in (candidate, reference))
+    if math.isnan(ours) or math.isnan(theirs):
+        return None
+    return _plain(metric, ours, theirs, n_candidate=n, n_reference=n, n=n, direction=direction)
+
+
+def value_in_split(
+    metric: str,
+    of: Callable[[Floats, Floats], float],
+    scores: Floats,
+    labels: Floats,
+    *,
+    candidate: Mask,
+    probability: Floats,
+    direction: Direction,
+    rows_min: int = BLOCK_ROWS_MIN,
+) -> Contrast | None:
+    """Likewise, each version on its own share of the block; None where the weight changed within it."""
+    kept = ~np.isnan(scores) & ~np.isnan(labels)
+    arms = (kept & candidate, kept & ~candidate)
+    n_ours, n_theirs = (int(np.count_nonzero(arm)) for arm in arms)
+    if not one_weight(probability[kept]) or min(n_ours, n_theirs) < rows_min:
+        return None
+    ours, theirs = (_value(of, scores[arm], labels[arm]) for arm in arms)
+    if math.isnan(ours) or math.isnan(theirs):
+        return None
+    return _plain(
+        metric, ours, theirs, n_candidate=n_ours, n_reference=n_theirs, n=n_ours + n_theirs, direction=direction
+    )
+
+
+def _value(of: Callable[[Floats, Floats], float], scores: Floats, labels: Floats) -> float:
+    """Of arrays that nobody else sees, so that a function that writes to its arguments changes nothing: it raises."""
+    given = (scores.copy(), labels.copy())
+    for array in given:
+        array.flags.writeable = False
+    value = float(of(*given))
+    if math.isinf(value):
+        raise ValueError("it is infinite")
+    return value
 
 
 def quantiles(
