@@ -1,12 +1,60 @@
-"""Metrics that are a sum over a sum (cost per answer, F1, precision), compared between two versions.
+"""Metrics that are a sum over a sum (precision, recall, F1), compared between two versions.
 
 The mean of the days' ratios is not the ratio of the sums: a day of three requests would count as much as one of three
 thousand. So each block gets the value it adds to the ratio of all blocks so far, to first order (delta method), and these
 values are judged like any other block harms.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from steersman.domain.metrics import harm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """What one block adds to a ratio, of both versions."""
+
+    numerator: float
+    denominator: float
+    numerator_reference: float
+    denominator_reference: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is anything to divide by, in one version at least."""
+        return self.denominator > 0 or self.denominator_reference > 0
+
+
+def harms_by_sums(metric: str, blocks: Sequence[Sums]) -> NDArray[np.float64]:
+    """One harm per block, above 0 is worse, whose mean is the harm of the ratios of all sums.
+
+    Raises ValueError where a version has nothing to divide by in any block.
+    """
+    candidate = linearised([b.numerator for b in blocks], [b.denominator for b in blocks])
+    reference = linearised([b.numerator_reference for b in blocks], [b.denominator_reference for b in blocks])
+    return np.array([harm(metric, difference) for difference in (candidate - reference).tolist()])
+
+
+def judged_harms(metric: str, own: Sequence[float], sums: Sequence[Sums | None]) -> tuple[tuple[float, ...], bool]:
+    """The harms a verdict rests on, and whether they are by sums; `own` is the difference of each block's two values.
+
+    By sums where every block has some and each version has something to divide by in one. Other metrics have none, nor do
+    comparisons that began before sums were kept: those are judged by their blocks' own values to the end.
+    """
+    known = [one for one in sums if one is not None]
+    if len(known) < len(sums) or not blocks_told(known):
+        return tuple(own), False
+    return tuple(harms_by_sums(metric, known).tolist()), True
+
+
+def blocks_told(blocks: Sequence[Sums]) -> int:
+    """In how many blocks the version that has fewer of them has something to divide by: so many are evidence at most."""
+    candidate = sum(block.denominator > 0 for block in blocks)
+    return min(candidate, sum(block.denominator_reference > 0 for block in blocks))
 
 
 def linearised(numerators: ArrayLike, denominators: ArrayLike) -> NDArray[np.float64]:
