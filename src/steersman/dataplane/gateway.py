@@ -276,16 +276,20 @@ class Gateway:
     async def _body(self, exchange: Exchange) -> tuple[bytes, int]:
         """The body, and the request's event time: where it is given it is checked before the body is read."""
         at_us = self._event_time(exchange.headers)
-        body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
+        if exchange.whole:
+            body = exchange.taken(BODY_BYTES_MAX)
+        else:
+            body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
         return body, self._now_us() if at_us is None else at_us
 
-    async def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Answered:
+    def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Awaitable[Answered]:
         asked.version = endpoint.version
         asked.deadline_s = _deadline_s(exchange.headers)
         compiled = endpoint.compiled
         span = asked.span = self.tracing.begin(exchange.fields, tracing.ROUTE_INFER, compiled.attributes)
-        if span is None:
-            return await self.inference.infer(compiled, asked)
+        return self.inference.infer(compiled, asked) if span is None else self._traced(compiled, asked, span)
+
+    async def _traced(self, compiled: CompiledRoute, asked: Asked, span: tracing.Span) -> Answered:
         try:
             answered = await self.inference.infer(compiled, asked)
         except Refusal as refusal:

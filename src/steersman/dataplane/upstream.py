@@ -115,11 +115,14 @@ class Replica:
     async def request(self, data: bytes, timeout_s: float) -> Response:
         """One request on a pooled connection. Raises UpstreamError or TimeoutError."""
         self.in_flight += 1
+        connection: Connection | None = None
         try:
             connection = self._pooled() or await self._connect(min(timeout_s, CONNECT_S_MAX))
-            response = await connection.request(data, timeout_s)
-        except asyncio.CancelledError:
-            self.counts.cancelled += 1
+            response = await connection.ask(data, timeout_s)
+        except BaseException as error:
+            self.counts.cancelled += isinstance(error, asyncio.CancelledError)
+            if connection is not None:
+                connection.close()
             raise
         finally:
             self.in_flight -= 1
@@ -316,7 +319,7 @@ def call(
     cannot have executed it. Half of the time is kept for the second attempt. `deadline_at` is the loop's time. Raises
     NoReplicaError or DeadlineError. When the caller's task is cancelled the connection is closed and the worker hears it.
     """
-    return _ask(replicas, lambda replica, left_s: replica.request(data, left_s), deadline_at, idempotent)
+    return _ask(replicas, Replica.request, data, deadline_at, idempotent)
 
 
 def stream(
@@ -336,7 +339,8 @@ def stream(
     """
     return _ask(
         replicas,
-        lambda replica, left_s: replica.stream(head, body, left_s, silence_s),
+        lambda replica, head, left_s: replica.stream(head, body, left_s, silence_s),
+        head,
         deadline_at,
         idempotent and body is None,
     )
@@ -344,7 +348,8 @@ def stream(
 
 async def _ask(
     replicas: Sequence[Replica],
-    ask: Callable[[Replica, float], Awaitable[Answer]],
+    ask: Callable[[Replica, bytes, float], Awaitable[Answer]],
+    data: bytes,
     deadline_at: float,
     repeatable: bool,
 ) -> Answer:
@@ -364,7 +369,7 @@ async def _ask(
             replica.counts.retries += 1
         share_s = left_s / 2 if attempt == 1 and repeatable and len(replicas) > 1 else left_s
         try:
-            answer = await ask(replica, share_s)
+            answer = await ask(replica, data, share_s)
         except UpstreamError as error:
             because = str(error)
             if error.stale:
