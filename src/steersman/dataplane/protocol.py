@@ -269,11 +269,6 @@ def encode_answer(
     )
 
 
-def uuid7s(count: int) -> list[str]:
-    """`count` UUIDs of version 7 (RFC 9562): sortable by time, random beyond the millisecond."""
-    return _ids.take(count)
-
-
 class _Ids:
     """The random ends of ids to come, of the kernel's randomness, some hundred at a time: a read for each costs more than the
     id, and so does putting each together alone. What all ids of one millisecond begin with is kept as well."""
@@ -290,6 +285,7 @@ class _Ids:
         self._prefix = ""
 
     def take(self, count: int) -> list[str]:
+        """`count` UUIDs of version 7 (RFC 9562): sortable by time, random beyond the millisecond."""
         at_ms = time.time_ns() // 1_000_000
         if at_ms != self._at_ms:
             self._at_ms = at_ms
@@ -315,6 +311,7 @@ class _Ids:
 
 _ids = _Ids()
 os.register_at_fork(after_in_child=_ids.forget)
+uuid7s = _ids.take
 
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -73,7 +73,9 @@ class Arrival(Generic[T]):
         if not self.settled:
             self._asyncio_future_blocking = True
             yield self
-        return self.result()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: contextvars.Context) -> None:
         self._then, self._context = callback, context

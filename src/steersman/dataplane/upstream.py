@@ -18,6 +18,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
@@ -185,11 +186,8 @@ class Replica:
 
     # --- health ------------------------------------------------------------------------------------------------------
 
-    def answered(self, status: int, others: Sequence[Replica]) -> None:
-        """Judge an answer: too many errors in a row eject the replica, where another of `others` is healthy."""
-        if status < 500:
-            self.errors_in_row = 0
-            return
+    def failed(self, status: int, others: Sequence[Replica]) -> None:
+        """Judge an answer of 5xx: too many of them in a row eject the replica, where another of `others` is healthy."""
         if status == OVERLOADED:
             return
         self.errors_in_row += 1
@@ -355,11 +353,10 @@ async def _ask(
 ) -> Answer:
     if not replicas:
         raise NoReplicaError("no replica is running")
-    now = asyncio.get_running_loop().time
     tried: Replica | None = None
     because = ""
     for attempt in (1, 2):
-        left_s = deadline_at - now()
+        left_s = deadline_at - monotonic()
         if left_s <= 0:
             break
         replica = _choose(replicas, tried)
@@ -383,11 +380,14 @@ async def _ask(
             replica.eject()
             executed = True
         else:
-            replica.answered(answer.status, replicas)
+            if answer.status < 500:
+                replica.errors_in_row = 0
+            else:
+                replica.failed(answer.status, replicas)
             return answer
         if executed and (attempt == 2 or not repeatable or not replica.may_cause_retry()):
             break
         tried = replica
-    if deadline_at - now() <= 0:
+    if deadline_at <= monotonic():
         raise DeadlineError(because or "the deadline passed before the request was sent")
     raise NoReplicaError(because)
