@@ -56,19 +56,10 @@ class UpstreamError(Exception):
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """A whole answer. `headers` as they were sent; names in any case."""
+    """A whole answer. Its headers are not kept: nobody asks for them, and making them objects costs more than the rest."""
 
     status: int
     body: bytes
-    headers: Headers
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
-        return find_header(self.headers, name)
-
-
-def find_header(headers: Headers, name: bytes) -> bytes | None:
-    return next((value for given, value in headers if given.lower() == name), None)
 
 
 class Connection(asyncio.Protocol):
@@ -79,7 +70,6 @@ class Connection(asyncio.Protocol):
         "_arrival",
         "_deadlines",
         "_gone",
-        "_headers",
         "_heard",
         "_idle_since",
         "_loop",
@@ -104,7 +94,6 @@ class Connection(asyncio.Protocol):
         self._answer: Response | None = None
         """A whole answer that is here and not yet handed over."""
         self._stream: Stream | None = None
-        self._headers: Headers = []
         self._parts: list[bytes] = []
         self._size = 0
         self._served = 0
@@ -142,6 +131,7 @@ class Connection(asyncio.Protocol):
             self._answer = None
             arrival, self._arrival = self._arrival, None
             if arrival is not None:
+                self._deadlines.forget(self)
                 arrival.bring(answer)
 
     def pause_writing(self) -> None:
@@ -154,24 +144,14 @@ class Connection(asyncio.Protocol):
 
     # --- a whole answer ----------------------------------------------------------------------------------------------
 
-    async def request(self, data: bytes, timeout_s: float) -> Response:
-        """Send and wait. Raises UpstreamError, or TimeoutError; after either, and when cancelled, it is closed."""
-        arrival: Arrival[Response] = Arrival(self._loop)
-        self._arrival = arrival
+    def ask(self, data: bytes, timeout_s: float) -> Arrival[Response]:
+        """Send; the answer arrives, or UpstreamError, or TimeoutError. Whoever stops waiting must `close`."""
+        arrival = self._arrival = Arrival(self._loop)
         self._heard = False
         self._transport.write(data)
         self.due_at = self._loop.time() + timeout_s
         self._deadlines.watch(self)
-        try:
-            return await arrival
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._deadlines.forget(self)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        return arrival
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
@@ -182,15 +162,15 @@ class Connection(asyncio.Protocol):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        parser, parts, headers = self._parser, self._parts, self._headers
-        self._parts, self._headers, self._size = [], [], 0
+        parser, parts = self._parser, self._parts
+        self._parts, self._size = [], 0
         status = parser.get_status_code()
         if status < 200 or self._answer is not None:  # "100 Continue" and its like: the answer is still to come
             return
         self._served += 1
         if not parser.should_keep_alive():
             self.close()
-        self._answer = Response(status, parts[0] if len(parts) == 1 else b"".join(parts), headers)
+        self._answer = Response(status, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def expire(self) -> None:
         self._fail(TimeoutError())
@@ -199,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._answer = None
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
+            self._deadlines.forget(self)
             arrival.fail(error)
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -290,7 +271,7 @@ class Stream:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that (lower-case) name."""
-        return find_header(self.headers, name)
+        return next((value for given, value in self.headers if given.lower() == name), None)
 
     async def open(self, head: bytes, body: AsyncIterable[bytes] | None, timeout_s: float) -> None:
         """Send, and wait for the answer's head. Raises UpstreamError, TimeoutError, or what `body` raises."""

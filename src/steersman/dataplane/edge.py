@@ -17,9 +17,11 @@ An `asyncio.Protocol` on httptools, made for a data plane:
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import urllib.parse
 from collections import deque
+from collections.abc import Callable
 
 import httptools
 import msgspec
@@ -29,6 +31,9 @@ from steersman.dataplane.running import Arrival, Run
 
 HEAD_BYTES_MAX = 32 * 1024
 """Request line and headers; nginx and others stop between 8 and 64 kB."""
+
+RECURRING_BYTES_MAX = 256
+"""Targets up to here are looked up, 1,024 of them at most: most callers ask for one model again and again."""
 
 HEAD_S_MAX = 10.0
 """Seconds a client may take to send a head."""
@@ -102,6 +107,7 @@ class EdgeProtocol(asyncio.Protocol):
         "_write_timer",
         "loop",
         "transport",
+        "write",
     )
 
     def __init__(self, state: EdgeState) -> None:
@@ -130,6 +136,7 @@ class EdgeProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.write: Callable[[bytes], None] = self.transport.write
         self._state.connections.add(self)
         self._idle_since = self.loop.time()
         self._idle_timer = self.loop.call_later(self._state.keep_alive_s, self._close_when_idle)
@@ -200,7 +207,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._receiving = Exchange(
             self,
             parser.get_method().decode("ascii"),
-            _path_of(self._url),
+            (_recurring_path if len(self._url) <= RECURRING_BYTES_MAX else _path_of)(self._url),
             self._fields,
             keep_alive=not version_1_0 and parser.should_keep_alive() and not self._state.draining,
             version_1_0=version_1_0,
@@ -265,9 +272,6 @@ class EdgeProtocol(asyncio.Protocol):
             self.loop.call_soon(self._start_next)
 
     # --- answers -----------------------------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def answered(self, exchange: Exchange) -> None:
         """The answer's last byte is written."""
@@ -366,6 +370,9 @@ def _path_of(url: bytes) -> str:
     path: bytes = url if plain else httptools.parse_url(url).path
     text = path.decode("ascii")
     return urllib.parse.unquote(text) if "%" in text else text
+
+
+_recurring_path = functools.lru_cache(maxsize=1_024)(_path_of)
 
 
 async def _too_many(exchange: Exchange) -> None:

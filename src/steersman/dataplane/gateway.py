@@ -65,6 +65,7 @@ EVENT_IDS_IN_HEADER_MAX = 100
 """Event ids told in a header: 3.7 kB of UUIDs. A longer batch has them in the body, or sends ids of its own."""
 
 DEADLINE_MS_MAX = 600_000
+EVENT_TIME = b"x-event-time"
 
 _DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT = "default", "production"
 
@@ -237,9 +238,9 @@ class Gateway:
 
     async def _infer(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """The Open Inference Protocol."""
-        body, at_us = await self._body(exchange)
+        body = exchange.taken(BODY_BYTES_MAX) if exchange.whole else await self._rest_of(exchange)
         try:
-            asked = oip.asked(body, exchange.headers, at_us)
+            asked = oip.asked(body, exchange.headers, self._event_time(exchange.headers))
             answered = await self._ask(exchange, endpoint, asked)
             reply, json_bytes = oip.answer(endpoint.compiled.route.model, asked, answered)
         except EnvelopeError as error:
@@ -253,8 +254,9 @@ class Gateway:
 
     async def _score(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """MLflow's scoring protocol."""
-        body, at_us = await self._body(exchange)
+        body = exchange.taken(BODY_BYTES_MAX) if exchange.whole else await self._rest_of(exchange)
         try:
+            at_us = self._event_time(exchange.headers)
             asked = scoring.asked(body, exchange.headers, at_us, endpoint.compiled.types)
             answered = await self._ask(exchange, endpoint, asked)
             reply = scoring.predictions(answered.tensors(), len(answered.event_ids))
@@ -264,28 +266,32 @@ class Gateway:
 
     async def _stream(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """The generate extension: one row in, server-sent events out."""
-        body, at_us = await self._body(exchange)
+        body = exchange.taken(BODY_BYTES_MAX) if exchange.whole else await self._rest_of(exchange)
         try:
-            asked = streamed.asked(body, at_us)
+            asked = streamed.asked(body, self._event_time(exchange.headers))
         except EnvelopeError as error:
             raise Refusal(400, str(error), "send text_input, or inputs of one row") from None
         asked.deadline_s = _deadline_s(exchange.headers)
         stream = await streamed.open_stream(self.inference, endpoint.compiled, asked)
         await exchange.stream(200, stream.pieces(), EVENT_STREAM + stream.said + _event_ids(stream.event_ids))
 
-    async def _body(self, exchange: Exchange) -> tuple[bytes, int]:
-        """The body, and the request's event time: where it is given it is checked before the body is read."""
-        at_us = self._event_time(exchange.headers)
-        body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
-        return body, self._now_us() if at_us is None else at_us
+    def _rest_of(self, exchange: Exchange) -> Awaitable[bytes]:
+        """The body, where it has not arrived with the head."""
+        self._given_event_time(exchange.headers)  # a wrong one is told before the body is waited for
+        return exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
 
-    async def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Answered:
+    def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Awaitable[Answered]:
         asked.version = endpoint.version
         asked.deadline_s = _deadline_s(exchange.headers)
         compiled = endpoint.compiled
-        span = asked.span = self.tracing.begin(exchange.fields, tracing.ROUTE_INFER, compiled.attributes)
-        if span is None:
-            return await self.inference.infer(compiled, asked)
+        if self.tracing.concerns(exchange.headers):
+            span = self.tracing.begin(exchange.fields, tracing.ROUTE_INFER, compiled.attributes)
+            if span is not None:
+                return self._traced(compiled, asked, span)
+        return self.inference.infer(compiled, asked)
+
+    async def _traced(self, compiled: CompiledRoute, asked: Asked, span: tracing.Span) -> Answered:
+        asked.span = span
         try:
             answered = await self.inference.infer(compiled, asked)
         except Refusal as refusal:
@@ -377,8 +383,17 @@ class Gateway:
             self._token_cache[value] = token
         return token
 
-    def _event_time(self, headers: Mapping[bytes, bytes]) -> int | None:
-        value = headers.get(b"x-event-time")
+    def _event_time(self, headers: Mapping[bytes, bytes]) -> int:
+        """Event time of a request: now, unless it is given. In a replay there is no now, so it must be."""
+        if EVENT_TIME not in headers and not self.configuration.replay:
+            return time.time_ns() // 1000
+        at_us = self._given_event_time(headers)
+        if at_us is None:
+            raise Refusal(400, "this installation replays: the event time is missing", "send X-Event-Time")
+        return at_us
+
+    def _given_event_time(self, headers: Mapping[bytes, bytes]) -> int | None:
+        value = headers.get(EVENT_TIME)
         if value is None:
             return None
         if not self.configuration.replay:
@@ -388,16 +403,10 @@ class Gateway:
         except EnvelopeError as error:
             raise Refusal(400, f"X-Event-Time: {error}", "send it as 2013-03-01T05:00:00Z") from None
 
-    def _now_us(self) -> int:
-        """Event time of what carries none: now. In a replay there is no now, so it must be said."""
-        if self.configuration.replay:
-            raise Refusal(400, "this installation replays: the event time is missing", "send X-Event-Time")
-        return time.time_ns() // 1000
-
     async def _take_labels(self, compiled: CompiledRoute, headers: Mapping[bytes, bytes], body: bytes) -> int:
         settings = compiled.route.labels
         assert settings is not None
-        arrival_us = self._event_time(headers)
+        arrival_us = self._given_event_time(headers)
         try:
             record = labelling.record_of(
                 compiled, settings, body, arrival_us=arrival_us, replay=self.configuration.replay

@@ -29,13 +29,7 @@ def asked(body: bytes, headers: Mapping[bytes, bytes], at_us: int) -> Asked:
     envelope, rows = protocol.decode_envelope(body, json_bytes)
     if envelope.id is not None and len(envelope.id) > protocol.ID_CHARS_MAX:
         raise EnvelopeError(f"id: more than {protocol.ID_CHARS_MAX} characters")
-    return Asked(
-        body=body,
-        json_bytes=json_bytes,
-        envelope=envelope,
-        event_ids=protocol.event_ids_of(envelope, rows),
-        at_us=at_us,
-    )
+    return Asked(body, envelope, protocol.event_ids_of(envelope, rows), at_us, json_bytes)
 
 
 def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:

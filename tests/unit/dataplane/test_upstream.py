@@ -89,15 +89,13 @@ async def until(holds: Callable[[], bool]) -> None:
 # --- whole answers ---------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_has_its_headers_and_the_connection_is_used_again() -> None:
+def test_an_answer_comes_whole_and_the_connection_is_used_again() -> None:
     async def main() -> None:
         async with Worker(answering(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)) as worker:
             replicas = [Upstreams().replica(worker.address)]
             for _ in range(3):
                 answer = await ask(replicas)
                 assert (answer.status, answer.body) == (200, b"{}")
-                assert answer.header(b"server-timing") == b"total;dur=1"
-                assert answer.header(b"etag") is None
             assert worker.connections == 1
 
     run(main())
