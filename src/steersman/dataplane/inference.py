@@ -162,7 +162,7 @@ class Inference:
             trace_id=None if request.asked.span is None else request.asked.span.trace_id,
         )
         try:
-            self._log.append(request.compiled.context, record)
+            self._log.append(request.compiled.context, record, durable=request.compiled.route.capture == "durable")
         except LogFullError as error:
             mirrored = arm.role in ("mirror", "challenger")
             if request.compiled.route.capture == "durable" and not mirrored:
