@@ -1,9 +1,10 @@
 """The committer: turns segments of the write-ahead log into Delta commits, each record exactly once.
 
 Each commit says up to which position of the segment stream its table now has the records (`steersman.dataplane.deltas`).
-After a crash between two tables, or between a commit and the note in `wal/committed.json` of how far everything is done,
-the log is simply read again and each table takes what lies beyond its own position. A segment is deleted when a newer one
-exists and all of it is committed, files and log synced to disk.
+After a crash between two tables the log is simply read again and each table takes what lies beyond its own position. The
+note in `wal/committed.json` of how far everything is done saves reading most of it; it never says more than is on the disk.
+A segment is deleted when a newer one exists and all of it is committed, files and log synced to disk: by this process, which
+can wait, and not by the router.
 
     python -m steersman.dataplane.committer --state DIR [--interval-s 5] [--bytes 16777216]
 
@@ -34,7 +35,7 @@ import polars as pl
 import uvloop
 from deltalake.exceptions import DeltaError
 
-from steersman.dataplane import capture, expansion, sockets, tables
+from steersman.dataplane import capture, expansion, priority, sockets, tables
 from steersman.dataplane.apart import Apart, ApartError
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
 from steersman.dataplane.deltas import DeltaTables
@@ -82,9 +83,11 @@ _log = logging.getLogger("steersman.committer")
 
 
 class Committed(msgspec.Struct):
-    """How far each stream is in the tables; a note that saves reading, never the truth."""
+    """How far each stream is in the tables and these are on the disk; a note that saves reading, never the truth."""
 
     positions: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    """Of the tables, by path: up to which everything is on the disk."""
 
 
 class CommitterCounts(msgspec.Struct):
@@ -118,19 +121,21 @@ class Committer:
         self._wal = state / "wal"
         self._storage = storage or LocalStorage(state / "tables")
         self._note = self._wal / "committed.json"
-        self._tables = DeltaTables(self._storage, committed)
         self._contexts: dict[bytes, Context] = {}
         self._wal.mkdir(parents=True, exist_ok=True)
         try:
-            self._committed = msgspec.json.decode(self._note.read_bytes(), type=Committed)
+            noted = msgspec.json.decode(self._note.read_bytes(), type=Committed)
         except (FileNotFoundError, msgspec.DecodeError):
-            self._committed = Committed()
+            noted = Committed()
+        self._tables = DeltaTables(self._storage, committed, synced=noted.versions)
+        self._positions = noted.positions
+        """How far each stream is in the tables, as this process knows: ahead of the note."""
 
     def waiting_bytes(self) -> int:
         """Bytes written and not yet committed, over all streams."""
         waiting = 0
         for stream in capture.streams(self._wal):
-            done = self._committed.positions.get(stream, 0)
+            done = self._positions.get(stream, 0)
             for number, path in capture.segments(self._wal, stream):
                 if number >= done >> 32:
                     start = done & _OFFSET if number == done >> 32 else len(capture.MAGIC)
@@ -144,8 +149,7 @@ class Committer:
             closed: list[SegmentReader] = []
             for pending in self._read(stream, closed):
                 self._commit(stream, pending)
-                self._committed.positions[stream] = pending.end
-                self._write_note()
+                self._positions[stream] = pending.end
             self._remove(closed)
         return self.counts.rows - before
 
@@ -153,7 +157,7 @@ class Committer:
 
     def _read(self, stream: str, closed: list[SegmentReader]) -> Iterator[_Pending]:
         """What lies beyond the noted position, in portions. Closed segments read to their end go to `closed`."""
-        done = self._committed.positions.get(stream, 0)
+        done = self._positions.get(stream, 0)
         existing = capture.segments(self._wal, stream)
         newest = existing[-1][0] if existing else 0
         if existing and capture.abandoned(self._wal, stream):
@@ -243,9 +247,11 @@ class Committer:
             tables.write_catalogue(self._storage, folder, catalogue)
         return grouped
 
-    def _write_note(self) -> None:
+    def _sync(self) -> None:
+        """Bring the tables to the disk, then the note: after a power cut one ahead of them would hide records of the log."""
+        self._tables.sync()
         staging = self._note.with_suffix(".new")
-        staging.write_bytes(msgspec.json.encode(self._committed))
+        staging.write_bytes(msgspec.json.encode(Committed(self._positions, self._tables.synced)))
         staging.rename(self._note)
 
     # --- letting go of segments --------------------------------------------------------------------------------------
@@ -254,7 +260,7 @@ class Committer:
         """Delete committed closed segments, once the tables are on the disk. What could not be read is set aside."""
         if not closed:
             return
-        self._tables.sync()
+        self._sync()
         for reader in closed:
             if reader.damaged_frames or reader.torn_bytes:
                 self.counts.damaged_frames += reader.damaged_frames
@@ -436,7 +442,7 @@ def main() -> None:
     except BlockingIOError:
         sys.exit("committer: another committer works on this state directory; stop it first")
     storage = _storage(arguments.state)
-    os.nice(NICE)
+    priority.step_back(NICE)
     uvloop.run(serve(arguments.state, storage, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
 
 

@@ -62,11 +62,15 @@ def entry_path(table: str, version: int) -> str:
 class DeltaTables:
     """The tables one committer writes, kept open. Used from one thread at a time; `committed` hears of each commit."""
 
-    def __init__(self, storage: Storage, committed: Callable[[str], None]) -> None:
+    def __init__(
+        self, storage: Storage, committed: Callable[[str], None], *, synced: dict[str, int] | None = None
+    ) -> None:
+        """`synced`: up to which version each table is known to be on the disk, by an earlier `sync`."""
+        self.synced = dict(synced or {})
         self._storage = storage
         self._committed = committed
         self._open: dict[str, DeltaTable] = {}
-        self._unsynced: list[tuple[str, int]] = []
+        self._touched: set[str] = set()
         self.last_commit_ms = 0.0
 
     def append_once(
@@ -101,6 +105,7 @@ class DeltaTables:
         return items if done is None else [item for item in items if item[0] > done]
 
     def _table(self, path: str) -> DeltaTable | None:
+        self._touched.add(path)
         table = self._open.get(path)
         if table is None and (table := open_table(self._storage, path)) is not None:
             self._open[path] = table
@@ -137,7 +142,6 @@ class DeltaTables:
         except BaseException:
             self.forget(path)  # whatever it holds may be behind; the next attempt reads the log again
             raise
-        self._unsynced.append((path, table.version()))
         if table.version() // OPEN_ENTRIES_MAX > before // OPEN_ENTRIES_MAX:
             self.forget(path)
         self.last_commit_ms = round((time.perf_counter() - started) * 1000, 1)
@@ -148,15 +152,26 @@ class DeltaTables:
         self._open.pop(path, None)
 
     def sync(self) -> None:
-        """Bring what was committed since the last time to the disk: data files, log entries, and their folders."""
+        """Bring the tables written or looked at to the disk: data files, entries of the log, and their folders.
+
+        Also what others committed, a merge or a process before this one that died: what the log loses next may rest on it.
+        """
         wanted: list[str] = []
-        for table, version in self._unsynced:
-            entry = entry_path(table, version)
-            content = self._storage.read(entry)
-            if content is not None:
-                wanted += [entry, *added_files(table, content)]
+        reached: dict[str, int] = {}
+        for path in self._touched:
+            table = self._table(path)
+            if table is None:
+                continue
+            reached[path] = table.version()
+            first = max(self.synced.get(path, -1) + 1, reached[path] + 1 - OPEN_ENTRIES_MAX)
+            for version in range(first, reached[path] + 1):
+                entry = entry_path(path, version)
+                content = self._storage.read(entry)
+                if content is not None:
+                    wanted += [entry, *added_files(path, content)]
         self._storage.sync(wanted)
-        self._unsynced.clear()
+        self.synced |= reached
+        self._touched.clear()
 
 
 def added_files(table: str, entry: bytes) -> list[str]:

@@ -414,8 +414,9 @@ class Gateway:
         except EnvelopeError as error:
             raise Refusal(400, str(error), 'send {"labels": [{"event_id": "…", "value": 1}]}') from None
         try:
-            self.log.append(None, record)
-            if settings.capture == "durable":
+            durable = settings.capture == "durable"
+            self.log.append(None, record, durable=durable)
+            if durable:
                 await self.log.sync()
         except LogFullError as error:
             # A label that is not stored is not accepted in either mode: its sender can send it again.

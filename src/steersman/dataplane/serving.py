@@ -24,6 +24,7 @@ from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import own_handle, settle_memory
 from steersman.dataplane.listening import EdgeServer, listen_tcp
 from steersman.dataplane.loading import RefusedModelError, WorkerSpec
+from steersman.dataplane.priority import Session
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
 from steersman.dataplane.watch import Watch
@@ -37,6 +38,13 @@ DEADLINE_S_MAX = 600.0
 
 STREAMS_MAX = 32
 """Streams at a time; each has a thread."""
+
+FOREGROUND_S = 10.0
+"""Seconds a worker that is warm tries to get the share of one that serves: 64 that start at once are granted it one after
+the other, each 0.1 s later."""
+
+LEAVING_NICE = 15
+"""Of the end of a process that answers nobody any more: an interpreter with its libraries takes 0.1 s to be taken apart."""
 
 _VARIANTS = {name.encode(): name for name in ("stable", "candidate", "mirror", "challenger")}
 _NEUTRAL: dict[str, Any] = {"BYTES": "", "BOOL": False, "FP32": 0.0, "FP64": 0.0}
@@ -256,7 +264,7 @@ def _read_headers(exchange: Exchange) -> _Headers:
     return _Headers(variant, mlflow, json_bytes, deadline_s, exchange.fields)
 
 
-async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:
+async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session: Session) -> str | None:
     """Warm up, listen, write the handle to the open descriptor, and serve until SIGTERM.
 
     Returns why it stopped by itself, where it did: the memory it was allowed was used up. Raises RefusedModelError.
@@ -277,9 +285,11 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     settle_memory()
+    session.set_nice(0, patience_s=FOREGROUND_S)
     card = own_handle(port=listener.getsockname()[1], digest=spec.digest, sandbox=walls)
     os.write(handle, msgspec.json.encode(card))
     os.close(handle)
     worker.watch.beat()
     await server.serve(listener)
+    session.set_nice(LEAVING_NICE, patience_s=0.0)
     return stopped_because[0] if stopped_because else None

@@ -30,6 +30,7 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from steersman.dataplane import artifacts, sandbox
+from steersman.dataplane.priority import Session
 
 MESSAGE_CHARS_MAX = 1_000
 
@@ -38,21 +39,24 @@ FAILED = 1
 OVER_MEMORY = 3
 
 
-def main() -> None:
+def main(session: Session | None = None) -> None:
+    """`session` is given by who walled this process in before."""
     parser = argparse.ArgumentParser(prog="steersman.dataplane.worker", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     document = parser.parse_args().spec.read_bytes()
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()
+    session = session or Session()
+    session.set_nice(START_NICE, patience_s=0.0)
     # Thread limits and the clean environment must stand before a numeric library is imported.
     threads = int(msgspec.json.decode(document).get("threads", 1))
     environment = sandbox.allowed_environment(os.environ, threads=threads)
     os.environ.clear()
     os.environ.update(environment)
-    _run(document, threads)
+    _run(document, threads, session)
 
 
-def _run(document: bytes, threads: int) -> None:
+def _run(document: bytes, threads: int, session: Session) -> None:
     _gently(_import_libraries, threads)
     import uvloop
 
@@ -75,7 +79,7 @@ def _run(document: bytes, threads: int) -> None:
     except Exception as error:  # whatever a model's own code raises while it loads
         _leave(FAILED, f"cannot load the model: {type(error).__name__}: {error}")
     try:
-        stopped_because = uvloop.run(serving.serve(spec, model, handle, walls))
+        stopped_because = uvloop.run(serving.serve(spec, model, handle, walls, session))
     except RefusedModelError as error:
         _leave(REFUSED, f"refused: {error}")
     except OSError as error:

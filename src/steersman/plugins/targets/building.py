@@ -20,6 +20,8 @@ from pathlib import Path
 
 import msgspec
 
+from steersman.dataplane import priority
+
 BUILD_S_MAX = 1200.0
 """Seconds of one build: several GB of wheels over a slow line."""
 
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("--lock", type=int, required=True)
     arguments = parser.parse_args()
     request = msgspec.json.decode(arguments.request.read_bytes(), type=Request)
-    os.nice(NICE)
+    priority.step_back(NICE)
     try:
         _Build(request, arguments.lock).run()
     except (BuildError, OSError) as error:
