@@ -161,13 +161,13 @@ WORLDS: tuple[tuple[str, str, World], ...] = (
     ("paired, base error drifting from 4 to 9 %", "requests", paired_drift),
     ("paired, labels of errors late", "requests", paired_delay),
     ("paired, shocks shared by a day", "days", paired_shocks),
-    (f"paired, harm rare and large, judged from {rules.ROWS_FEW} requests on", "requests", paired_few),
-    ("paired, precision of few positives", "days", paired_ratio),
     ("split 10 %", "requests", split),
     ("split 10 %, base error drifting from 4 to 9 %", "requests", split_drift),
     ("split 10 %, labels of errors late", "requests", split_delay),
     ("split ramping 5, 25, 50 %, base error 4, 6, 9 %", "requests", split_ramp),
     ("split 50 %, shocks shared by a day", "days", split_shocks),
+    (f"paired, harm rare and large, judged from {rules.ROWS_FEW} requests on", "requests", paired_few),
+    ("paired, precision of few positives", "days", paired_ratio),
 )
 
 
