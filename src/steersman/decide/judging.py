@@ -24,7 +24,7 @@ from steersman.domain.spec import EvidenceUnit, OnInconclusive
 from steersman.domain.verdicts import NUnit, Outcome, Verdict
 from steersman.stats.bounded import bounded_interval, log_wealth_below
 from steersman.stats.performance import BLOCK_ROWS_MIN, BlockDifferences
-from steersman.stats.ratios import Sums, blocks_told, judged_harms
+from steersman.stats.ratios import Sums, blocks_told, judged_harms, spread_floor
 from steersman.stats.sequences import (
     BLOCKS_TUNED_AT,
     ROWS_TUNED_AT,
@@ -85,11 +85,11 @@ def judge_paired(
     n_unit: NUnit = "days",
     critical: bool = True,
     tuned_at: int = BLOCKS_TUNED_AT,
-    by_sums: bool = False,
+    counted: float | None = None,
 ) -> Verdict:
     """Judge a candidate by its harm per block; `harms` come from `performance.paired_blocks` or are plain numbers.
 
-    `by_sums` says of plain numbers that they are what each block adds to a ratio of sums; the verdict's method tells it.
+    `counted` says of plain numbers that they are what each block adds to a ratio of sums (`stats.ratios.Harms`).
 
     `alpha` is the probability that a bound is ever wrong, for each of the two bounds: a candidate worse than the margin
     is ever passed with at most alpha, one better than the margin is ever failed with at most alpha. With k critical
@@ -97,7 +97,7 @@ def judge_paired(
     """
     values, name = _harms_of(harms, metric)
     if isinstance(harms, BlockDifferences):
-        by_sums = harms.by_sums
+        counted = harms.counted
     if margin < 0 or not math.isfinite(margin):
         raise ValueError(f"margin must be finite and not negative, got {margin}")
     if blocks_min < 2:
@@ -118,7 +118,7 @@ def judge_paired(
             margin=margin,
             needed=blocks_min - n,
         )
-    interval, spread = harm_interval(values, margin=margin, alpha=alpha, tuned_at=tuned_at)
+    interval, spread = harm_interval(values, margin=margin, alpha=alpha, tuned_at=tuned_at, counted=counted)
     outcome, finding = _compare(interval, margin, critical)
     needed = None
     if outcome is Outcome.INCONCLUSIVE:
@@ -134,16 +134,21 @@ def judge_paired(
         n=n,
         n_unit=n_unit,
         margin=margin,
-        method=f"{interval.method}{' over sums' if by_sums else ''}, each bound {1 - alpha:.1%}",
+        method=f"{interval.method}{'' if counted is None else ' over sums'}, each bound {1 - alpha:.1%}",
         needed=needed,
     )
 
 
 def harm_interval(
-    values: NDArray[np.float64], *, margin: float, alpha: float = 0.05, tuned_at: int = BLOCKS_TUNED_AT
+    values: NDArray[np.float64],
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    tuned_at: int = BLOCKS_TUNED_AT,
+    counted: float | None = None,
 ) -> tuple[Interval, float]:
     """The sequence's interval over block harms, each bound with 1 − alpha, and the spread it used."""
-    spread = max(float(np.std(values, ddof=1)), SPREAD_FLOOR * margin)
+    spread = max(float(np.std(values, ddof=1)), SPREAD_FLOOR * margin, spread_floor(margin, counted))
     mean = float(np.mean(values))
     return student_interval(int(values.size), mean, spread, alpha=alpha, sides=1, tuned_at=tuned_at), spread
 
@@ -218,19 +223,19 @@ def _judge_blocks(
     n_unit: NUnit,
     critical: bool,
 ) -> Verdict:
-    harms, by_sums = judged_harms(metric, [block.harm for block in blocks], [block.sums for block in blocks])
+    harms = judged_harms(metric, [block.harm for block in blocks], [block.sums for block in blocks])
     verdict = judge_paired(
-        harms,
+        harms.values,
         margin=margin,
         metric=metric,
         blocks_min=blocks_min,
         alpha=alpha,
         n_unit=n_unit,
         critical=critical,
-        by_sums=by_sums,
+        counted=harms.counted,
     )
     told = blocks_told([block.sums for block in blocks if block.sums is not None])
-    if not by_sums or told >= blocks_min or verdict.outcome is Outcome.ERROR:
+    if harms.counted is None or told >= blocks_min or verdict.outcome is Outcome.ERROR:
         return verdict
     because = f"{metric}: one version has something to divide by in {told} {n_unit} only, need at least {blocks_min}"
     return replace(

@@ -210,17 +210,18 @@ def sums_of(block: PairBlock) -> Sums | None:
         denominator=block.denominator_compared,
         numerator_reference=block.numerator_reference,
         denominator_reference=block.denominator_reference,
+        share=(block.n_compared or 0) / block.n if block.mode == spec.AnalysisMode.SPLIT else None,
     )
 
 
 def differences(metric: str, blocks: Sequence[PairBlock]) -> BlockDifferences:
     """Stored blocks in the shape the judging functions take."""
-    harms, by_sums = judged_harms(metric, [block.harm for block in blocks], [sums_of(block) for block in blocks])
+    judged = judged_harms(metric, [block.harm for block in blocks], [sums_of(block) for block in blocks])
     return BlockDifferences(
         metric=metric,
         blocks=tuple(block.block.date().isoformat() for block in blocks),
-        harms=harms,
-        by_sums=by_sums,
+        harms=judged.values,
+        counted=judged.counted,
         candidate=tuple(block.value_compared for block in blocks),
         reference=tuple(block.value_reference for block in blocks),
         rows=tuple(block.n for block in blocks),

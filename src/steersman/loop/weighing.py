@@ -130,6 +130,9 @@ def _harm(
     if missing:
         because = f"{metric}: slices of {', '.join(missing)} cannot be judged, the log has no such input column"
         return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
+    raised = _raised(tx, pairing, metric, slices)
+    if raised is not None:
+        return Verdict(outcome=Outcome.ERROR, because=f"{metric}: {raised}", metric=metric)
     blocks = blocks_of(tx, pairing, metric)
     ripe = sum(min(c.labelled_reference, c.labelled_compared) >= BLOCK_ROWS_MIN for c in whole)
     if not blocks and metric in LATENCIES and ripe:
@@ -138,9 +141,6 @@ def _harm(
     if not blocks and ripe >= judged.blocks_min:
         because = f"{metric}: could not be measured in any of {ripe} blocks, though they have scores and labels"
         return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
-    raised = _raised(tx, pairing, metric, slices)
-    if raised is not None:
-        return Verdict(outcome=Outcome.ERROR, because=f"{metric}: {raised}", metric=metric)
     parts = _parts(tx, pairing, metric, judged, slices)
     return judge_slices(parts, metric=metric) if slices else parts[""]
 

@@ -257,6 +257,7 @@ def performance_in_split(
             denominator=added[0][1],
             numerator_reference=added[1][0],
             denominator_reference=added[1][1],
+            share=weight,
         )
         if not sums.tells:
             return None

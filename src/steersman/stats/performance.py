@@ -70,7 +70,7 @@ class SkippedBlock:
 class BlockDifferences:
     """Harm per block, in the order of the block ids; the four tuples run in parallel.
 
-    `by_sums`: each harm is what the block adds to the ratio of all sums, else the difference of its own two values.
+    `counted` says that each harm is what its block adds to a ratio of sums (`steersman.stats.ratios.Harms`).
     """
 
     metric: str
@@ -80,7 +80,7 @@ class BlockDifferences:
     reference: tuple[float, ...]
     rows: tuple[int, ...]
     skipped: tuple[SkippedBlock, ...]
-    by_sums: bool = False
+    counted: float | None = None
 
     @property
     def n(self) -> int:
@@ -267,16 +267,16 @@ def paired_blocks(
         of_candidate = chosen.of(candidate[rows], truth[rows])
         of_reference = chosen.of(reference[rows], truth[rows])
         kept.append((name, harm(metric, of_candidate - of_reference), of_candidate, of_reference, size))
-    harms, by_sums = judged_harms(metric, [row[1] for row in kept], sums)
+    judged = judged_harms(metric, [row[1] for row in kept], sums)
     return BlockDifferences(
         metric=metric,
         blocks=tuple(row[0] for row in kept),
-        harms=harms,
+        harms=judged.values,
         candidate=tuple(row[2] for row in kept),
         reference=tuple(row[3] for row in kept),
         rows=tuple(row[4] for row in kept),
         skipped=tuple(skipped),
-        by_sums=by_sums,
+        counted=judged.counted,
     )
 
 

@@ -5,6 +5,7 @@ thousand. So each block gets the value it adds to the ratio of all blocks so far
 values are judged like any other block harms.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,25 @@ from steersman.domain.metrics import harm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """What one block adds to a ratio, of both versions."""
+    """What one block adds to a ratio, of both versions.
+
+    In a split they are weighted, so as to stand for all requests of the block; `share` is then the candidate's.
+    """
 
     numerator: float
     denominator: float
     numerator_reference: float
     denominator_reference: float
+    share: float | None = None
+
+    @property
+    def counted(self) -> float:
+        """What the candidate has to divide by, unweighted."""
+        return self.denominator if self.share is None else self.denominator * self.share
+
+    @property
+    def counted_reference(self) -> float:
+        return self.denominator_reference if self.share is None else self.denominator_reference * (1.0 - self.share)
 
     @property
     def tells(self) -> bool:
@@ -29,26 +43,45 @@ class Sums:
         return self.denominator > 0 or self.denominator_reference > 0
 
 
-def harms_by_sums(metric: str, blocks: Sequence[Sums]) -> NDArray[np.float64]:
-    """One harm per block, above 0 is worse, whose mean is the harm of the ratios of all sums.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harms:
+    """One harm per block, above 0 is worse.
 
-    Raises ValueError where a version has nothing to divide by in any block.
+    `counted` is how much the version with less of it has to divide by in a block, on average, if the harms are what each
+    block adds to a ratio of sums; None where they are the differences of each block's own two values.
     """
-    candidate = linearised([b.numerator for b in blocks], [b.denominator for b in blocks])
-    reference = linearised([b.numerator_reference for b in blocks], [b.denominator_reference for b in blocks])
-    return np.array([harm(metric, difference) for difference in (candidate - reference).tolist()])
+
+    values: tuple[float, ...]
+    counted: float | None = None
 
 
-def judged_harms(metric: str, own: Sequence[float], sums: Sequence[Sums | None]) -> tuple[tuple[float, ...], bool]:
-    """The harms a verdict rests on, and whether they are by sums; `own` is the difference of each block's two values.
+def judged_harms(metric: str, own: Sequence[float], sums: Sequence[Sums | None]) -> Harms:
+    """The harms a verdict rests on; `own` is the difference of each block's two values.
 
-    By sums where every block has some and each version has something to divide by in one. Other metrics have none, nor do
-    comparisons that began before sums were kept: those are judged by their blocks' own values to the end.
+    By sums where every block has some and each version has something to divide by in one: their mean is then the harm of the
+    ratios of all sums. Other metrics have none, nor do comparisons that began before sums were kept: those are judged by
+    their blocks' own values to the end.
     """
     known = [one for one in sums if one is not None]
     if len(known) < len(sums) or not blocks_told(known):
-        return tuple(own), False
-    return tuple(harms_by_sums(metric, known).tolist()), True
+        return Harms(values=tuple(own))
+    candidate = linearised([b.numerator for b in known], [b.denominator for b in known])
+    reference = linearised([b.numerator_reference for b in known], [b.denominator_reference for b in known])
+    counts = [sum(b.counted for b in known), sum(b.counted_reference for b in known)]
+    return Harms(
+        values=tuple(harm(metric, difference) for difference in (candidate - reference).tolist()),
+        counted=min(counts) / len(known),
+    )
+
+
+def spread_floor(margin: float, counted: float | None) -> float:
+    """Smallest spread of a ratio's harms between blocks that is believed; 0 for harms that are not by sums.
+
+    Hits are rare, and a few days in which none was missed have no spread at all, just when a candidate looks best. But if
+    harm is the margin m, a share of at least m of what is divided by went wrong, and blocks of `counted` of it spread by
+    sqrt((m − m²) / counted) at least.
+    """
+    return math.sqrt(max(margin - margin * margin, 0.0) / counted) if counted else 0.0
 
 
 def blocks_told(blocks: Sequence[Sums]) -> int:
