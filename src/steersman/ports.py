@@ -163,6 +163,11 @@ class Target(Protocol):
         """Why the last attempt to start this version died before it was ready; None when none did."""
         ...
 
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        """The interpreter of the environment that was built for a version, `<environment>/bin/python`, once a replica of it
+        runs; None where it runs with this installation's libraries."""
+        ...
+
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         """Drain and end all replicas of a version but the first `keep` that `observe` names; returns when they are gone
         (bounded by the drain time-out)."""
@@ -176,7 +181,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets.
 
     `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded;
-    `readable` are paths it may read beside its source and its data.
+    `readable` are paths it may read beside its source and its data; `python` is the interpreter of the environment it runs
+    in, None for this installation's.
     """
 
     id: str
@@ -190,6 +196,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     lock: str | None = None
     readable: Sequence[Path] = ()
+    python: Path | None = None
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):

@@ -253,8 +253,11 @@ def _approved_or_wait(facts: Facts) -> Move | None:
 
 
 def _missing_at_start(facts: Facts) -> str | None:
-    outside, hotfix = facts.outside is not None, facts.release.hotfix
-    return lacking(demanded_at_start(facts.policy, facts.tier, outside=outside, hotfix=hotfix), facts.approvers)
+    release, outside = facts.release, facts.outside is not None
+    demand = demanded_at_start(
+        facts.policy, facts.tier, environment=release.environment, outside=outside, hotfix=release.hotfix
+    )
+    return lacking(demand, facts.approvers)
 
 
 def _approved_by(facts: Facts) -> str:

@@ -106,6 +106,7 @@ class FakeTarget:
     started: int = 0
     asked: dict[str, ReplicaSpec] = field(default_factory=dict)
     """How each digest was last asked to run."""
+    interpreters: dict[str, Path] = field(default_factory=dict)
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
         self.asked[replica.digest] = replica
@@ -132,6 +133,9 @@ class FakeTarget:
 
     def failure(self, replica: ReplicaSpec) -> str | None:
         return "it exits at once" if replica.digest in self.broken else None
+
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        return self.interpreters.get(replica.digest)
 
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         there = [r for r in self.replicas if _version_of(r) == (workspace, environment, model, digest)]

@@ -290,7 +290,7 @@ class Approvals(Part, frozen=True, kw_only=True):
     """Who must agree before a release of this environment starts."""
 
     required: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
-    """People in all, never the author; tiers 2 and 3 demand at least one and two."""
+    """People in all, never the author; tiers 2 and 3 demand at least one and two, except in dev and staging."""
     roles: Annotated[tuple[ApproverRole, ...], msgspec.Meta(min_length=1, max_length=10)] = (ApproverRole.APPROVER,)
     """Each role named here must be held by a person of their own among those who agreed."""
     expires: Duration = timedelta(days=7)
