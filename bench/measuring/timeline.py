@@ -92,11 +92,9 @@ class Timeline:
                 others += sample.others
         return ran, waited, others
 
-    def memory_mb(self, name: str, at: float) -> float:
-        """Resident memory at the last sample before; 0 where there is none."""
-        return next(
-            (one.memory_mb[name] for one in reversed(self.samples) if one.at <= at and name in one.memory_mb), 0.0
-        )
+    def memory_mb(self, name: str, began: float, ended: float) -> float:
+        """Largest resident memory in that time; 0 where the process was not seen."""
+        return max((one.memory_mb.get(name, 0.0) for one in self.samples if began <= one.at < ended), default=0.0)
 
     def marked(self, began: float, ended: float) -> list[str]:
         return [what for at, what in self.marks if began <= at < ended]

@@ -47,8 +47,9 @@ from steersman.dataplane.storage import LocalStorage, Storage, StorageError, Sto
 from steersman.dataplane.tables import TooManyTablesError
 from steersman.dataplane.upkeep import Upkeep
 
-BATCH_ROWS_MAX = 100_000
-"""Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded)."""
+BATCH_ROWS_MAX = 10_000
+"""Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded), of which the allocators keep what
+the largest commit needed (`docs/decisions/0026`)."""
 
 RETRY_S = 5.0
 """Pause after a failed commit."""
@@ -251,7 +252,10 @@ class Committer:
         """Bring the tables to the disk, then the note: after a power cut one ahead of them would hide records of the log."""
         self._tables.sync()
         staging = self._note.with_suffix(".new")
-        staging.write_bytes(msgspec.json.encode(Committed(self._positions, self._tables.synced)))
+        with staging.open("wb") as file:
+            file.write(msgspec.json.encode(Committed(self._positions, self._tables.synced)))
+            file.flush()
+            os.fsync(file.fileno())  # before a segment is deleted: with its name, the note of what was in it
         staging.rename(self._note)
 
     # --- letting go of segments --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ have been our own, whose answer was lost.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,7 @@ import msgspec
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from steersman.dataplane.storage import Storage
+from steersman.dataplane.storage import LocalStorage, Storage
 
 if TYPE_CHECKING:
     import polars as pl  # the upkeep's process opens tables, and has no use for frames
@@ -44,6 +45,8 @@ OPEN_ENTRIES_MAX = 1000
 Opening reads a checkpoint and at most 100 entries, 14 ms."""
 
 T = TypeVar("T")
+
+_log = logging.getLogger("steersman.committer")
 
 
 def open_table(storage: Storage, path: str) -> DeltaTable | None:
@@ -72,6 +75,9 @@ class DeltaTables:
         self._open: dict[str, DeltaTable] = {}
         self._touched: set[str] = set()
         self.last_commit_ms = 0.0
+        if isinstance(storage, LocalStorage):  # an object store's objects are there whole or not at all
+            for path, version in self.synced.items():
+                _take_back(storage, path, version)
 
     def append_once(
         self,
@@ -176,5 +182,44 @@ class DeltaTables:
 
 def added_files(table: str, entry: bytes) -> list[str]:
     """Data files that an entry of the log adds."""
-    lines = (msgspec.json.decode(line) for line in entry.splitlines())
-    return [f"{table}/{unquote(line['add']['path'])}" for line in lines if "add" in line]
+    return list(_files(table, entry, "add"))
+
+
+def _files(table: str, entry: bytes, action: str) -> dict[str, int]:
+    """Data files that an entry of the log adds or removes, and the sizes it says they have."""
+    found = (msgspec.json.decode(line).get(action) for line in entry.splitlines())
+    return {f"{table}/{unquote(one['path'])}": one.get("size", 0) for one in found if one is not None}
+
+
+def _take_back(storage: LocalStorage, table: str, synced: int) -> None:
+    """Set aside a table's commits, from the first that a power cut left unfinished.
+
+    Only those beyond what was brought to the disk are looked at, so the log still has their records, and they are made again.
+    """
+    entries: list[bytes] = []
+    while (content := storage.read(entry_path(table, synced + 1 + len(entries)))) is not None:
+        entries.append(content)
+    whole = _whole(storage, table, entries)
+    if whole < len(entries):
+        first, last = synced + 1 + whole, synced + len(entries)
+        _log.error("%s: commits %d to %d are unfinished; set aside, to be made again from the log", table, first, last)
+        for version in range(last, first - 1, -1):
+            storage.set_aside(entry_path(table, version))
+
+
+def _whole(storage: LocalStorage, table: str, entries: Sequence[bytes]) -> int:
+    """How many entries of a log are there with all their files, counted up to the first that is not."""
+    added: list[dict[str, int]] = []
+    replaced: set[str] = set()
+    for entry in entries:
+        if not entry:
+            break
+        try:
+            added.append(_files(table, entry, "add"))
+            replaced |= _files(table, entry, "remove").keys()
+        except (msgspec.DecodeError, KeyError, AttributeError):
+            break
+    for number, files in enumerate(added):
+        if any(storage.size(file) != size for file, size in files.items() if file not in replaced):
+            return number
+    return len(added)

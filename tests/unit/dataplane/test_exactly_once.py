@@ -307,3 +307,24 @@ def test_what_a_killed_committer_left_unsynced_is_synced_by_the_next_before_it_l
     files = {*(written.state / TABLE).rglob("*.parquet"), *(written.state / TABLE / "_delta_log").glob("*.json")}
     assert len(files) == 2
     assert files <= set(synced)
+
+
+@pytest.mark.parametrize("torn", ["entry", "data"])
+def test_commits_that_a_power_cut_left_unfinished_are_made_again_from_the_log(written: Written, torn: str) -> None:
+    """What the kernel had not written yet: an entry of the table's log without content, or the data file it names."""
+    written.predict(["e0"], written.day(0), [0.5])
+    written.commit()
+    written.writer.close_segment()
+    written.predict(["e1"], written.day(0), [0.5])
+    written.commit()  # all of this is on the disk, and noted
+    for number in (2, 3):
+        written.predict([f"e{number}"], written.day(0), [0.5])
+        written.commit()
+    table = written.state / TABLE
+    entry = table / "_delta_log" / f"{2:020d}.json"
+    [data] = deltas.added_files(str(table), entry.read_bytes())
+    (entry if torn == "entry" else Path(data)).write_bytes(b"")
+    written.predict(["e4"], written.day(0), [0.5])
+    assert Committer(written.state).commit_all() == 3
+    assert event_ids(written) == ["e0", "e1", "e2", "e3", "e4"]
+    assert len(list((table / "_delta_log").glob("*.json.unfinished"))) == 2
