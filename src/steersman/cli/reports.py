@@ -34,7 +34,9 @@ def models(found: Sequence[Json]) -> str:
 
 def _place(model: Json, environment: str, place: Json) -> Json:
     coming = place.get("release_version")
-    open_ones = [one for one in (place.get("look_at"), *place.get("under_way", ())) if one and one["id"] == place["release"]]
+    open_ones = [
+        one for one in (place.get("look_at"), *place.get("under_way", ())) if one and one["id"] == place["release"]
+    ]
     queued = sum(one["state"] == "Pending" and one["id"] != place["release"] for one in place.get("under_way", ()))
     behind = f", {queued} queued" if queued else ""
     return {
