@@ -28,20 +28,26 @@ def models(found: Sequence[Json]) -> str:
         return "no models yet\nnext: steersman init model.yaml, then steersman apply model.yaml"
     rows = [_place(model, name, place) for model in found for name, place in model["environments"].items()]
     rows += [{"model": reference(m["workspace"], m["name"])} for m in found if not m["environments"]]
-    columns = ("model", "environment", "live", "since", "on its way", "phase", "open incidents")
+    columns = ("model", "environment", "live", "since", "on its way", "phase", "reason", "incidents")
     return "\n".join([table(rows, columns, keep_empty=True), *_waiting(found)])
 
 
 def _place(model: Json, environment: str, place: Json) -> Json:
     coming = place.get("release_version")
+    open_ones = [
+        one for one in (place.get("look_at"), *place.get("under_way", ())) if one and one["id"] == place["release"]
+    ]
+    queued = sum(one["state"] == "Pending" and one["id"] != place["release"] for one in place.get("under_way", ()))
+    behind = f", {queued} queued" if queued else ""
     return {
         "model": reference(model["workspace"], model["name"]),
         "environment": environment,
         "live": None if place["live"] is None else f"version {place['live']}",
         "since": place["since"],
-        "on its way": None if coming is None else f"version {coming}, release {place.get('release_number')}",
+        "on its way": None if coming is None else f"version {coming}, release {place.get('release_number')}{behind}",
         "phase": place["phase"],
-        "open incidents": place.get("open_incidents", 0),
+        "reason": open_ones[0]["standing"]["reason"] if open_ones else None,
+        "incidents": place.get("open_incidents", 0),
     }
 
 
@@ -80,7 +86,8 @@ def model(found: Json) -> str:
     """One model: where it stands, its last releases, what is wrong."""
     name = reference(found["workspace"], found["name"])
     head = [f"{name}, {found['type']}, tier {found['tier']}, owner {found['owner'] or NOTHING}", ""]
-    body = [models([found]), *_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
+    body = [models([found]), *_under_way(name, found["environments"])]
+    body += [*_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
     if found["releases"]:
         rows = [_release_row(release) for release in reversed(found["releases"])]
         body += ["", "last releases:", _indented(table(rows))]
@@ -91,6 +98,23 @@ def model(found: Json) -> str:
         body += ["", f"challenger in {environment}: version {challenger['version']} since {when(challenger['since'])}"]
     body += [f"\nnote: {note}" for note in found.get("notes", ())]
     return "\n".join([*head, *body])
+
+
+def _under_way(name: str, environments: dict[str, Json]) -> list[str]:
+    """Releases that wait for no person: for what they wait, and what a person may do about it all the same."""
+    said = []
+    for environment, place in environments.items():
+        for seen in place.get("under_way", ()):
+            said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']}")
+            said += _standing(seen)
+    return said
+
+
+def waits_for(found: Json) -> str:
+    """For what a release waits while somebody waits for it, in one line."""
+    head = f"release {found['number']} of version {found['version']} is {found['phase']}"
+    told = found.get("standing")
+    return head if told is None else f"{head}, {told['reason']}: {told['means']}"
 
 
 def _standings(environments: dict[str, Json]) -> list[str]:
@@ -113,7 +137,9 @@ def _open_waivers(waivers: Sequence[Json]) -> list[str]:
 
 
 def _release_row(release: Json) -> Json:
-    columns = ("number", "version", "environment", "phase", "completion", "opened_at", "opened_by", "because", "id")
+    columns = (
+        "number", "version", "environment", "phase", "completion", "cause", "opened_at", "opened_by", "because", "id"
+    )  # fmt: skip
     return {column: release.get(column) for column in columns}
 
 

@@ -69,7 +69,8 @@ def sandbox(replicas: Sequence[RunningReplica]) -> Json:
 def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now: datetime) -> Json:
     """One model in a list: who owns it, what is live, what is on its way, and what a person should look at.
 
-    `look_at` is the release that waits for a person, or the newest one where it did not make it, with its standing."""
+    `look_at` is the release that waits for a person, or the newest one where it did not make it, with its standing;
+    `under_way` are the others that are not over yet, with theirs, the one that goes on first before those queued behind."""
     workspace, name = model.metadata.workspace, model.metadata.name
     releases = tx.releases(workspace, name)
     incidents = tx.incidents(workspace, name, open_only=True)
@@ -95,6 +96,7 @@ def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now:
             "because": coming.because if coming else None,
             "open_incidents": sum(incident.environment == environment for incident in incidents),
             "look_at": None if told is None else _brief(tx, documents, told, now),
+            "under_way": [_brief(tx, documents, r, now) for r in there if r.completion is None and r != told],
         }
     return {
         "workspace": workspace,
