@@ -107,7 +107,7 @@ class Declaring:
         if problems:
             raise BadDocument(
                 problems,
-                next_step="Install the distribution that offers it in the group `steersman.metrics` where the control "
+                next_step="Install the distribution that offers it in the group 'steersman.metrics' where the control "
                 "server runs, and start that again.",
             )
 

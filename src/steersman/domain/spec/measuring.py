@@ -21,7 +21,7 @@ class DeclaredMetric(Part, frozen=True, kw_only=True):
     expression: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
     """Over one row: `score`, `label`, and the input columns by name. What names `label` waits for labels."""
     entry_point: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
-    """Instead of an expression: its name in the entry points `steersman.metrics` of what is installed beside Steersman."""
+    """Instead of an expression: its name in the entry points "steersman.metrics" of what is installed beside Steersman."""
     direction: Direction
     """Which way it is good."""
 

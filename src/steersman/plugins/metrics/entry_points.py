@@ -1,4 +1,4 @@
-"""Metrics that other distributions bring: what they name in the entry-point group `steersman.metrics`.
+"""Metrics that other distributions bring: what they name in the entry-point group "steersman.metrics".
 
     [project.entry-points."steersman.metrics"]
     pinball_gap = "acme_metrics:pinball_gap"
