@@ -282,7 +282,8 @@ class ModelSpec(Part, frozen=True, kw_only=True):
     type: ModelType = ModelType.PREDICTOR
     purpose: Text = ""
     tier: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
-    """Risk: 0 experiment, 1 ordinary, 2 important, 3 critical. From 2 on a person approves a release, but to dev and staging."""
+    """Risk: 0 experiment, 1 ordinary, 2 important, 3 critical. From 2 on a person must approve a release, except to dev and
+    staging."""
     versions: Versions
     serving: Serving = Serving()
     inference_log: InferenceLog = InferenceLog()
