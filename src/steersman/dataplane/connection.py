@@ -25,7 +25,10 @@ from steersman.dataplane.deadlines import Deadlines
 from steersman.dataplane.running import Arrival
 
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
-"""A longer whole answer is a broken worker. A stream has no such bound, because it is never held whole."""
+"""A longer whole answer, head and all, is a broken worker. A stream has no such bound, because it is never held whole."""
+
+HEAD_BYTES_MAX = 64 * 1024
+"""Of a stream: its head, and what stands between or behind its pieces. A worker runs a model's code, which may be hostile."""
 
 STREAM_BYTES_MAX = 256 * 1024
 """Bytes of a stream held for a slow reader. Beyond it the socket is not read; what one read brings may come on top."""
@@ -53,6 +56,10 @@ class UpstreamError(Exception):
         super().__init__(because)
         self.executed = executed
         self.stale = stale
+
+
+class _TooLongError(Exception):
+    """A worker sends more than anybody will hold."""
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -121,9 +128,19 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         try:
-            (self._parser if stream is None else stream.parser).feed_data(data)
+            if stream is None:
+                self._size += len(data)
+                if self._size > RESPONSE_BYTES_MAX:
+                    raise _TooLongError(f"the answer is over {RESPONSE_BYTES_MAX // 1024**2} MiB")
+                self._parser.feed_data(data)
+            else:
+                stream.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(UpstreamError(f"the answer is not HTTP: {error}", executed=True))
+            self.close()
+            return
+        except _TooLongError as error:
+            self._fail(UpstreamError(str(error), executed=True))
             self.close()
             return
         answer = self._answer
@@ -154,11 +171,6 @@ class Connection(asyncio.Protocol):
         return arrival
 
     def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > RESPONSE_BYTES_MAX:
-            self._fail(UpstreamError(f"the answer is over {RESPONSE_BYTES_MAX // 1024**2} MiB", executed=True))
-            self.close()
-            return
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
@@ -264,6 +276,8 @@ class Stream:
         self._news: asyncio.Future[None] = self._loop.create_future()
         self._pieces: list[bytes] = []
         self._held = 0
+        self._received = 0
+        self._beside_bytes = 0
         self._paused = False
         self._complete = False
         self._error: Exception | None = None
@@ -306,6 +320,14 @@ class Stream:
 
     # --- the parser's side -------------------------------------------------------------------------------------------
 
+    def feed(self, data: bytes) -> None:
+        """Take what came. Raises what the parser raises, or `_TooLongError` where it goes on without a piece of the body."""
+        held = self._received
+        self.parser.feed_data(data)
+        self._beside_bytes = self._beside_bytes + len(data) if self._received == held else 0
+        if self._beside_bytes > HEAD_BYTES_MAX:
+            raise _TooLongError(f"the answer has over {HEAD_BYTES_MAX // 1024} kB beside its body")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
 
@@ -320,6 +342,7 @@ class Stream:
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
         self._held += len(body)
+        self._received += len(body)
         if self._held > STREAM_BYTES_MAX and not self._paused:
             self._paused = True
             self._connection.pause_reading()

@@ -30,7 +30,7 @@ from steersman.dataplane.exchange import JSON, App, Exchange, Headers, head_of, 
 from steersman.dataplane.running import Arrival, Run
 
 HEAD_BYTES_MAX = 32 * 1024
-"""Request line and headers; nginx and others stop between 8 and 64 kB."""
+"""Request line and headers, and so what may stand behind the chunks of a body; nginx and others stop between 8 and 64 kB."""
 
 RECURRING_BYTES_MAX = 256
 """Targets up to here are looked up, 1,024 of them at most: most callers ask for one model again and again."""
@@ -45,6 +45,7 @@ WRITE_BYTES_MIN = 64 * 1024
 RETRY_AFTER_S = 1
 """What callers are told to wait when too many are connected: a connection may be free any moment."""
 
+_TOO_LARGE_TRAILER_BODY = b'{"error": "over 32 kB beside the body\'s data", "next_step": "send no trailers"}'
 _TOO_LARGE_BODY = b'{"error": "request head over 32 kB", "next_step": "send fewer or shorter headers"}'
 _MALFORMED_BODY = (
     b'{"error": "the request is not HTTP/1.1", "next_step": "use an HTTP client; TLS ends before this port"}'
@@ -87,6 +88,7 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection of a caller."""
 
     __slots__ = (
+        "_body_came",
         "_exchange",
         "_fields",
         "_head_bytes",
@@ -128,6 +130,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._writable: Arrival[None] | None = None
         self._head_bytes = 0
         self._in_head = False
+        self._body_came = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._unread = 0
@@ -176,6 +179,23 @@ class EdgeProtocol(asyncio.Protocol):
             self._start_next()
         if self._in_head:
             self._bound_head(len(data))
+        elif self._receiving is not None:
+            self._bound_trailer(self._receiving, len(data))
+
+    def _bound_trailer(self, exchange: Exchange, size: int) -> None:
+        """A chunk may have extensions, and trailers may follow the last: nobody reads either, so only data may go on for long."""
+        if self._body_came:
+            self._body_came = False
+            self._head_bytes = 0
+            return
+        self._head_bytes += size
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            return
+        self._receiving = None
+        if exchange.complete:
+            self.transport.close()
+        else:
+            self._last_words(431, _TOO_LARGE_TRAILER_BODY)
 
     def _bound_head(self, size: int) -> None:
         self._head_bytes += size
@@ -216,7 +236,11 @@ class EdgeProtocol(asyncio.Protocol):
         if len(self._queue) > 1 or self._run is not None:  # pipelined: it has to wait
             self._pause_reading()
 
+    def on_chunk_header(self) -> None:
+        self._fields = []  # what comes from here on are trailers, no headers of the request
+
     def on_body(self, body: bytes) -> None:
+        self._body_came = True
         exchange = self._receiving
         if exchange is not None and not exchange.arrived(body):
             self._pause_reading()

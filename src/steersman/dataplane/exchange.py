@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from steersman.dataplane.running import Arrival
+from steersman.domain.numbers import number_within
 
 JSON = b"application/json"
 
@@ -104,7 +105,7 @@ class Exchange:
     async def body(self, *, bytes_max: int, timeout_s: float) -> bytes:
         """The whole body, or a Refusal: 413 over `bytes_max` (before reading where the length is declared), 408 too slow."""
         declared = self.headers.get(b"content-length")
-        if declared is not None and int(declared) > bytes_max:
+        if declared is not None and number_within(declared, 0, bytes_max) is None:
             raise _body_too_large(bytes_max)
         if not self.whole:
             await self._rest(bytes_max, timeout_s)

@@ -52,6 +52,7 @@ from steersman.dataplane.protocol import EnvelopeError
 from steersman.dataplane.request import Answered, Asked
 from steersman.dataplane.streaming import EVENT_STREAM
 from steersman.dataplane.upstream import Upstreams
+from steersman.domain.numbers import number_within
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 LABELS_BYTES_MAX = 16 * 1024 * 1024
@@ -532,6 +533,7 @@ def _deadline_s(headers: Mapping[bytes, bytes]) -> float | None:
     given = headers.get(b"x-steersman-deadline-ms")
     if given is None:
         return None
-    if not given.isdigit() or not 0 < int(given) <= DEADLINE_MS_MAX:
+    number = number_within(given, 1, DEADLINE_MS_MAX)
+    if number is None:
         raise Refusal(400, "X-Steersman-Deadline-Ms is not a number of milliseconds", f"send 1 to {DEADLINE_MS_MAX}")
-    return int(given) / 1000
+    return number / 1000

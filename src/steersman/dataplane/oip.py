@@ -18,6 +18,7 @@ from steersman.dataplane.configuration import Route
 from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.request import Answered, Asked
+from steersman.domain.numbers import number_within
 
 JSON_BYTES = b"inference-header-content-length"
 BINARY = b"application/octet-stream"
@@ -47,11 +48,13 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
                 "send application/json, or binary tensors with the header Inference-Header-Content-Length",
             )
         return None
-    if not given.isdigit() or not 0 < int(given) <= length:
+    number = number_within(given, 1, length)
+    if number is None:
+        said = given[:20].decode("latin-1")
         raise EnvelopeError(
-            f"Inference-Header-Content-Length {given!r} is not within 1..{length}, the length of the body"
+            f"Inference-Header-Content-Length {said!r} is not within 1..{length}, the length of the body"
         )
-    return int(given) if int(given) < length else None
+    return number if number < length else None
 
 
 _JSON_TYPES = frozenset({b"application/json", b"text/json", b""})

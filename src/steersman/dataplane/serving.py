@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from steersman.dataplane.priority import Session
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
 from steersman.dataplane.watch import Watch
+from steersman.domain.numbers import number_within
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 BODY_S_MAX = 20.0
@@ -254,17 +256,26 @@ def _read_headers(exchange: Exchange) -> _Headers:
             elif name == b"x-steersman-prediction":
                 mlflow = value == b"1"
             elif name == b"x-steersman-deadline-ms":
-                deadline_s = min(float(value) / 1000, DEADLINE_S_MAX)
+                deadline_s = min(_number(name, value) / 1000, DEADLINE_S_MAX)
             elif name == b"inference-header-content-length":
-                json_bytes = int(value)
+                json_bytes = _number(name, value)
         except KeyError:
             raise Refusal(400, "unknown X-Steersman-Variant", "stable, candidate, mirror or challenger") from None
-        except ValueError:
-            raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out") from None
     return _Headers(variant, mlflow, json_bytes, deadline_s, exchange.fields)
 
 
+<<<<<<< HEAD
 async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session: Session) -> str | None:
+=======
+def _number(name: bytes, value: bytes) -> int:
+    number = number_within(value, 0, sys.maxsize)
+    if number is None:
+        raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out")
+    return number
+
+
+async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:
+>>>>>>> dp-router
     """Warm up, listen, write the handle to the open descriptor, and serve until SIGTERM.
 
     Returns why it stopped by itself, where it did: the memory it was allowed was used up. Raises RefusedModelError.

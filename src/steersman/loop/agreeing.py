@@ -16,6 +16,7 @@ from steersman.domain.approval import Waiver
 from steersman.domain.errors import BadRequest, Conflict, NotAllowed
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
+from steersman.domain.numbers import number_within
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop.entries import release_event
@@ -153,8 +154,9 @@ def _skipped(model: spec.Model, environment: str, skip: str) -> tuple[int | None
         return None, f"the environment {skip}"
     steps = policy.strategy.steps
     may = [index for index, step in enumerate(steps) if isinstance(step, spec.Analysis | spec.Pause)]
-    if skip.isdigit() and len(skip) < 4 and int(skip) in may:
-        return int(skip), step_name(steps[int(skip)])
+    step = number_within(skip, 0, len(steps))
+    if step in may:
+        return step, step_name(steps[step])
     offered = [*([policy.after] if policy.after else []), *(f"{i} ({step_name(steps[i])})" for i in may)]
     raise BadRequest(
         f"{skip[:60]!r} is nothing that can be waived in {environment}: it has {', '.join(offered) or 'nothing'}",

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from steersman.domain.errors import BadRequest
+from steersman.domain.numbers import number_within
 
 
 def reply(data: object, status: int = 200) -> Response:
@@ -28,9 +29,10 @@ async def body_of(request: Request) -> dict[str, Any]:
 def number_of(request: Request, name: str) -> int:
     """The version number in a route's path."""
     text = str(request.path_params[name])
-    if not text.isdigit() or len(text) > 9:
+    number = number_within(text, 0, 999_999_999)
+    if number is None:
         raise BadRequest(f"{text[:40]!r} is no version number")
-    return int(text)
+    return number
 
 
 def field(body: dict[str, Any], name: str, kind: type, default: Any = ...) -> Any:

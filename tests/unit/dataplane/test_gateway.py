@@ -166,7 +166,10 @@ def test_a_token_may_come_as_the_password_of_basic_authentication(stumps: Stumps
         ({"Content_Encoding": "gzip"}, 415, "content-encoding 'gzip'"),
         ({"Inference_Header_Content_Length": "9999"}, 400, "is not within"),
         ({"Inference_Header_Content_Length": "-1"}, 400, "is not within"),
+        ({"Inference_Header_Content_Length": "1" * 5_000}, 400, "is not within"),
         ({"X_Steersman_Deadline_Ms": "soon"}, 400, "is not a number of milliseconds"),
+        ({"X_Steersman_Deadline_Ms": "1" * 5_000}, 400, "is not a number of milliseconds"),
+        ({"X_Steersman_Deadline_Ms": "\xb2"}, 400, "is not a number of milliseconds"),
         ({"X_Event_Time": "2013-03-01T05:00:00Z"}, 400, "in a replay only"),
     ],
 )
