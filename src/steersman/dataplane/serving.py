@@ -264,9 +264,6 @@ def _read_headers(exchange: Exchange) -> _Headers:
     return _Headers(variant, mlflow, json_bytes, deadline_s, exchange.fields)
 
 
-<<<<<<< HEAD
-async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session: Session) -> str | None:
-=======
 def _number(name: bytes, value: bytes) -> int:
     number = number_within(value, 0, sys.maxsize)
     if number is None:
@@ -274,8 +271,7 @@ def _number(name: bytes, value: bytes) -> int:
     return number
 
 
-async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:
->>>>>>> dp-router
+async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session: Session) -> str | None:
     """Warm up, listen, write the handle to the open descriptor, and serve until SIGTERM.
 
     Returns why it stopped by itself, where it did: the memory it was allowed was used up. Raises RefusedModelError.
