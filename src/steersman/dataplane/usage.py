@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import msgspec
 
 from steersman.dataplane.configuration import MirrorRoute, Route, VariantRoute
-from steersman.dataplane.upstream import UpstreamError, Upstreams
+from steersman.dataplane.connection import UpstreamError
+from steersman.dataplane.upstream import Upstreams
 from steersman.dataplane.watch import USAGE_PATH, Usage
 
 ANSWER_S_MAX = 0.5
