@@ -32,6 +32,7 @@ from steersman.dataplane import (
     sockets,
     streamed,
     tracing,
+    usage,
 )
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
 from steersman.dataplane.capture import LogFullError, SegmentWriter
@@ -345,7 +346,8 @@ class Gateway:
         elif path == "/metrics":
             _only_get(exchange)
             self._authorize(headers, None, "metrics")
-            own = metrics.Own(self._name, self.counters())
+            workers = await usage.of_workers(self.configuration.routes, self.upstreams)
+            own = metrics.Own(self._name, self.counters(), workers)
             kind, page = await metrics.exposition(
                 self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
             )

@@ -28,8 +28,12 @@ from steersman.dataplane.loading import RefusedModelError, WorkerSpec
 from steersman.dataplane.priority import Session
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
+<<<<<<< HEAD
 from steersman.dataplane.watch import Watch
 from steersman.domain.numbers import number_within
+=======
+from steersman.dataplane.watch import USAGE_PATH, Watch, own_usage
+>>>>>>> dp-changes
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 BODY_S_MAX = 20.0
@@ -101,6 +105,8 @@ class Worker:
                 await self._stream(body, headers, exchange)
             elif path in ("/v2/health/live", "/v2/health/ready") and exchange.method == "GET":
                 exchange.answer(200, b'{"%s": true}' % path.rpartition("/")[2].encode())
+            elif path == USAGE_PATH and exchange.method == "GET":
+                exchange.answer(200, own_usage())
             else:
                 raise Refusal(404, f"no {exchange.method} {path[:200]}", f"POST {self._stream_path or self._path}")
         except Refusal as refusal:
