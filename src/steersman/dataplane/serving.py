@@ -28,12 +28,8 @@ from steersman.dataplane.loading import RefusedModelError, WorkerSpec
 from steersman.dataplane.priority import Session
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
-<<<<<<< HEAD
-from steersman.dataplane.watch import Watch
-from steersman.domain.numbers import number_within
-=======
 from steersman.dataplane.watch import USAGE_PATH, Watch, own_usage
->>>>>>> dp-changes
+from steersman.domain.numbers import number_within
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 BODY_S_MAX = 20.0
