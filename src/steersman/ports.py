@@ -6,7 +6,7 @@ plugin stands behind which port. Every port has a conformance suite in `steersma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -163,6 +163,11 @@ class Target(Protocol):
         """Why the last attempt to start this version died before it was ready; None when none did."""
         ...
 
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        """The interpreter of the environment that was built for a version, `<environment>/bin/python`, once a replica of it
+        runs; None where it runs with this installation's libraries."""
+        ...
+
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         """Drain and end all replicas of a version but the first `keep` that `observe` names; returns when they are gone
         (bounded by the drain time-out)."""
@@ -176,7 +181,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets.
 
     `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded;
-    `readable` are paths it may read beside its source and its data.
+    `readable` are paths it may read beside its source and its data; `python` is the interpreter of the environment it runs
+    in, None for this installation's.
     """
 
     id: str
@@ -190,6 +196,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     lock: str | None = None
     readable: Sequence[Path] = ()
+    python: Path | None = None
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
@@ -464,9 +471,17 @@ class InferenceLog(Protocol):
         ...
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> Any:
-        """Milliseconds of each request a digest answered to callers, as an array; wall time."""
+        """Milliseconds of each request a digest answered as one of `variants`, as an array; wall time."""
         ...
 
     def counts(

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
+from steersman.domain.access import Grant, Role
+from steersman.domain.credentials import UserRow
 from steersman.domain.errors import Conflict
 from steersman.domain.release import Completion, Phase, Release
 from steersman.testing.story import Story, canary, model_document
@@ -55,6 +57,30 @@ def test_an_approval_can_be_taken_back_while_nothing_rests_on_it(story: Story) -
     assert agree(story, release, "bob").phase is Phase.VERIFYING
     with pytest.raises(Conflict, match="no approval of bob counts for release 1 now"):
         story.commands.withdraw(release.id, actor="bob", because="again")
+
+
+def test_who_loses_the_role_before_the_release_goes_on_has_agreed_to_nothing(story: Story) -> None:
+    def grant(*roles: Role) -> None:
+        with story.store.write() as tx:
+            grants = tuple(Grant(role=role, workspace="default") for role in roles)
+            tx.credentials.put_user(UserRow(subject="bob", grants=grants, created_at=story.clock.now()))
+
+    release = asked(story, freeze=FAIR)
+    grant(Role.APPROVER)
+    agree(story, release, "bob")
+    grant(Role.VIEWER)
+    story.days(7)
+    waiting = story.reread(release)
+    assert (waiting.phase, waiting.because) == (Phase.PAUSED, "waits for 1 more approval by role approver")
+    grant(Role.APPROVER, Role.ADMIN)
+    story.control.settle()
+    assert story.reread(release).phase is Phase.PAUSED, "an admin approves nothing"
+    grant(Role.APPROVER)
+    story.control.settle()
+    assert story.reread(release).phase is Phase.VERIFYING
+    grant(Role.VIEWER)
+    story.control.settle()
+    assert story.reread(release).phase is Phase.VERIFYING, "what went on is not undone"
 
 
 def test_a_new_revision_of_the_document_ends_what_was_agreed_to_before(story: Story) -> None:

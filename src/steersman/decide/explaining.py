@@ -64,6 +64,7 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     TAKEN_BACK = "taken back by a rollback"
     PROMOTED = "promoted"
+    UNPROVEN = "promoted, unproven"
     BROUGHT_BACK = "brought back"
     ENDED_BEFORE = "ended, cause not recorded"
 
@@ -320,7 +321,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_DOCTOR, _RETRY),
     ),
     Reason.GUARDRAIL_BROKEN: Row(
-        means="Version {version} broke a limit on errors or latency while it answered; {fallback}.",
+        means="Version {version} broke a limit on errors or latency; {fallback}.",
         advice="Find the cause in the version's answers; release a mended version, or retry where the cause was outside.",
         choices=(_ANOTHER, _RETRY),
     ),
@@ -365,6 +366,13 @@ REASONS: Mapping[Reason, Row] = {
         advice="Nothing to do.",
         choices=(_HISTORY, _ROLLBACK),
     ),
+    Reason.UNPROVEN: Row(
+        means="Version {version} answers in {environment}, but its bake ended without a measurement of what it was to measure: "
+        "no data is no proof, so it counts for no next environment and is not known to be good.",
+        advice="Find out why (labels that never came, too little traffic, a metric that cannot be measured) and mend it; what is "
+        "released next is measured again.",
+        choices=(_STATUS, _DOCTOR, _ROLLBACK),
+    ),
     Reason.BROUGHT_BACK: Row(
         means="Finished: version {version}, promoted before, answers again.",
         advice="See what the version that was left did wrong, and release a mended one.",
@@ -403,6 +411,7 @@ ENDED: Mapping[Cause, Reason] = {
     Cause.SPLIT_MISMATCH: Reason.MISSPLIT_ENDED,
     Cause.GUARDRAIL_BROKEN: Reason.GUARDRAIL_BROKEN,
     Cause.BAKE_FAILED: Reason.BAKE_FAILED,
+    Cause.BAKE_UNMEASURED: Reason.UNPROVEN,
     Cause.PROGRESS_DEADLINE: Reason.DEADLINE,
     Cause.NOT_RUNNING: Reason.TARGET_FAILED,
     Cause.REJECTED: Reason.REJECTED,
@@ -421,7 +430,7 @@ STOOD: Mapping[Completion, Reason] = {
     Completion.FAST_ROLLED_BACK: Reason.BROUGHT_BACK,
     Completion.SUPERSEDED: Reason.SUPERSEDED,
 }
-"""Completions that say by themselves why."""
+"""Completions that say by themselves why, where no cause was recorded."""
 
 unexplained = {*Doubt} ^ {*DOUBTED} | {*Cause} - {*PAUSED, *ENDED}
 if missing := {*Reason} ^ {*REASONS} | {*spec.OnInconclusive} ^ {*WHEN_UNDECIDED} | unexplained:
@@ -448,8 +457,7 @@ def reason_of(known: Circumstances) -> Reason:
     release, cause = known.release, known.release.cause
     ending = release.completion or (release.ending if release.phase is Phase.DEGRADED else None)
     if ending is not None:
-        stopped = Reason.ENDED_BEFORE if cause is None else ENDED[cause]
-        return STOOD.get(ending, stopped)
+        return STOOD.get(ending, Reason.ENDED_BEFORE) if cause is None else ENDED[cause]
     if release.phase is Phase.VERIFYING:
         return Reason.VERIFYING
     if release.phase is Phase.PAUSED:

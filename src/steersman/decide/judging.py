@@ -427,7 +427,7 @@ def _promote_within_margin(verdict: Verdict, *, tier: int, over: str, blocks_min
     if tier > TIER_PROMOTE_WITHIN_MARGIN_MAX:
         because = f"{over}; promoteWithinMargin is for tier 0 and 1, this is tier {tier}: a person decides"
         return Settlement(action=SettlementAction.PAUSE, because=because)
-    if verdict.outcome is Outcome.ERROR or verdict.estimate is None or verdict.margin is None:
+    if not verdict.measured or verdict.estimate is None or verdict.margin is None:
         return Settlement(action=SettlementAction.ROLLBACK, because=f"{over}; nothing was measured, no data is no pass")
     if verdict.n < blocks_min:
         because = f"{over}; {verdict.n} {verdict.n_unit} of evidence are fewer than {blocks_min}"

@@ -253,8 +253,11 @@ def _approved_or_wait(facts: Facts) -> Move | None:
 
 
 def _missing_at_start(facts: Facts) -> str | None:
-    outside, hotfix = facts.outside is not None, facts.release.hotfix
-    return lacking(demanded_at_start(facts.policy, facts.tier, outside=outside, hotfix=hotfix), facts.approvers)
+    release, outside = facts.release, facts.outside is not None
+    demand = demanded_at_start(
+        facts.policy, facts.tier, environment=release.environment, outside=outside, hotfix=release.hotfix
+    )
+    return lacking(demand, facts.approvers)
 
 
 def _approved_by(facts: Facts) -> str:
@@ -391,7 +394,7 @@ def _undecided_cause(verdicts: Collection[Verdict | None]) -> Cause:
         return Cause.SPLIT_MISMATCH
     if Doubt.LABELS in doubts:
         return Cause.LABELS_LACKING
-    if any(verdict is None or verdict.outcome is Outcome.ERROR or not verdict.n for verdict in verdicts):
+    if any(verdict is None or not verdict.measured for verdict in verdicts):
         return Cause.ANALYSIS_UNMEASURED
     worse = any(verdict is not None and _surely_worse(verdict) for verdict in verdicts)
     return Cause.ANALYSIS_FAILED if worse else Cause.ANALYSIS_UNDECIDED
@@ -451,8 +454,13 @@ def _verifying(facts: Facts) -> Move | None:
         return Move(release=move.release, notes=move.notes, evidence=evidence)
     if facts.now < promoted_at + max(bake.duration + facts.horizon, warm_for):
         return None
-    because = f"bake and label horizon passed: {said or 'no metric declared'}"
-    done = _stood(facts, ending, because)
+    unsaid = "nothing to compare with" if bake.metrics else "no metric declared"
+    because = f"bake and label horizon passed: {said or unsaid}"
+    if facts.analysis and not any(verdict.measured for verdict in facts.analysis.values()):
+        because = f"bake and label horizon passed, and nothing was measured: {said}"
+        done = _complete(facts, ending, because, cause=Cause.BAKE_UNMEASURED)
+    else:
+        done = _stood(facts, ending, because)
     return Move(release=done.release, notes=done.notes, evidence=evidence)
 
 
@@ -462,9 +470,11 @@ def _stood(facts: Facts, completion: Completion, because: str) -> Move:
     return _complete(stood, completion, because)
 
 
-def _complete(facts: Facts, completion: Completion, because: str) -> Move:
+def _complete(facts: Facts, completion: Completion, because: str, cause: Cause | None = None) -> Move:
     after = completed(facts.release, completion, at=facts.now, because=because)
     data = {**_release_data(after), "completion": str(completion)}
+    if cause is not None:
+        after, data = msgspec.structs.replace(after, cause=cause), {**data, "cause": str(cause)}
     return Move(release=after, notes=(Note(action=Action.RELEASE_COMPLETED, because=because, data=data),))
 
 
@@ -473,7 +483,7 @@ def _complete(facts: Facts, completion: Completion, because: str) -> Move:
 
 def _guardrail_broken(facts: Facts) -> Move | None:
     release = facts.release
-    if not release.exposed or release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
+    if release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
         return None
     if release.opened is Opened.ROLLBACK:
         return None  # what it replaces was worse; there is no better place to go by oneself
@@ -484,7 +494,7 @@ def _guardrail_broken(facts: Facts) -> Move | None:
     evidence = tuple(Evidence(kind="guardrail", name=reading.name, verdict=reading.verdict) for reading in broken)
     note = Note(action=Action.GUARDRAIL_BROKEN, because=because, data=_summaries(evidence))
     said = f"guardrail broken: {because}"
-    move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=said, cause=Cause.GUARDRAIL_BROKEN)
+    move = degrade(release, failure(release), now=facts.now, because=said, cause=Cause.GUARDRAIL_BROKEN)
     return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
 
 

@@ -32,7 +32,7 @@ class Completion(StrEnum):
 
 
 class Cause(StrEnum):
-    """What a release that waits for a person, or that ended without its promotion standing, was stopped by.
+    """What a release that waits for a person, or that ended without its promotion standing or proved, was stopped by.
 
     Recorded by whoever stops it, at that moment; `because` beside it is the sentence with the numbers, for people only.
     """
@@ -53,6 +53,7 @@ class Cause(StrEnum):
     SPLIT_MISMATCH = "split-mismatch"
     GUARDRAIL_BROKEN = "guardrail-broken"
     BAKE_FAILED = "bake-failed"
+    BAKE_UNMEASURED = "bake-unmeasured"
     PROGRESS_DEADLINE = "progress-deadline"
     NOT_RUNNING = "not-running"
     REJECTED = "rejected"
@@ -82,8 +83,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
     Completion.PROMOTED: (
         frozenset({Phase.VERIFYING}),
-        "every step passed, then bake and label horizon, or a later release took its place before they were over "
-        "(`verified_at` is empty then, and it proves nothing for the next environment)",
+        "every step passed, then bake and label horizon; where a later release took its place before they were over, or the "
+        "bake measured nothing of what it was to measure, `verified_at` is empty and it proves nothing for the next environment",
     ),
     Completion.FAST_PROMOTED: (
         frozenset({Phase.VERIFYING}),
@@ -157,7 +158,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     stopped it (None while nothing did, and in releases stopped by 0.1, which kept the sentence only). `full`: a
     person promoted past all analyses and pauses to come; `hurried`: past at least one of them. `hotfix`: freezes do not hold
     it. `proved` is what the digest brings along from the environment before, `waived` the steps it may pass over.
-    `verified_at`: bake and label horizon have passed. `row` counts writes: a writer that read an older row loses.
+    `verified_at`: bake and label horizon have passed, and something was measured of what was to be. `row` counts writes: a
+    writer that read an older row loses.
     """
 
     id: str

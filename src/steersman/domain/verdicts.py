@@ -56,6 +56,11 @@ class Verdict:
     code: str | None = None  # what computed it: product, version, and a digest of the modules that measure and judge
     doubt: Doubt | None = None  # set where it is about the comparison and not about harm
 
+    @property
+    def measured(self) -> bool:
+        """Whether it says anything of the version: something was measured, and the comparison was one."""
+        return self.outcome is not Outcome.ERROR and self.estimate is not None
+
     def __post_init__(self) -> None:
         """Refuse verdicts that could not be shown: no reason, or an interval the wrong way round."""
         if not self.because:

@@ -14,6 +14,7 @@ from steersman.decide.routing import in_progress, promoted
 from steersman.decide.steering import approval_step
 from steersman.decide.steps import steps_of
 from steersman.domain import spec
+from steersman.domain.access import Permission, allowed
 from steersman.domain.approval import Binding
 from steersman.domain.durations import format_duration
 from steersman.domain.operation import OperationKind, OperationState
@@ -22,6 +23,7 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.observer import Pairing, reading_key
 from steersman.loop.weighing import weigh
+from steersman.store.records import Approval
 from steersman.store.transaction import Transaction
 
 
@@ -113,7 +115,9 @@ def approvals_of(tx: Transaction, release: Release, model: spec.Model) -> int:
     """How many people must agree to this release before its first step."""
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
     outside = _outside(tx, release, model, _gates(tx, release)[0])
-    return approvals_required(policy, model.spec.tier, outside=outside is not None, hotfix=release.hotfix)
+    return approvals_required(
+        policy, model.spec.tier, environment=release.environment, outside=outside is not None, hotfix=release.hotfix
+    )
 
 
 def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequence[GateFact] | None) -> str | None:
@@ -136,12 +140,12 @@ def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequen
 
 
 def agreed(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy, now: datetime) -> tuple[Agreement, ...]:
-    """The approvals that count at the present step."""
+    """The approvals that count at the present step, by the roles that their givers still have."""
     version = tx.version(release.workspace, release.model, release.version)
     given = (
         Agreement(
             actor=approval.actor,
-            roles=frozenset(approval.roles),
+            roles=_still_held(tx, release.workspace, approval),
             at=approval.at,
             bound=approval.bound,
             withdrawn=approval.withdrawn is not None,
@@ -155,6 +159,17 @@ def agreed(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy, no
         expires=(policy.approvals or spec.Approvals()).expires,
         now=now,
     )
+
+
+def _still_held(tx: Transaction, workspace: str, approval: Approval) -> frozenset[str]:
+    """The roles somebody agreed by and holds now; all of them where people are known to another issuer only."""
+    person = tx.credentials.user(approval.actor)
+    if person is None:
+        return frozenset(approval.roles)
+    if person.disabled_at is not None or not allowed(person.grants, Permission.RELEASE_APPROVE, workspace):
+        return frozenset()
+    held = {str(grant.role) for grant in person.grants if grant.covers(workspace)}
+    return frozenset(role for role in approval.roles if role in held)
 
 
 def binding_of(tx: Transaction, release: Release) -> Binding:

@@ -8,7 +8,7 @@ from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.approval import Waived, Waiver
 from steersman.domain.errors import Blocked
-from steersman.domain.release import Proof
+from steersman.domain.release import Cause, Proof
 from steersman.domain.version import Version
 from steersman.store.transaction import Transaction
 
@@ -63,7 +63,7 @@ def bring_along(
         return Brought(proved=proved, waived=waived, waivers=tuple(taken.values()))
     passes = next((waiver for waiver in waivers if waiver.skips == policy.after), None)
     if passes is None:
-        raise _not_proved(version, policy.after, environment)
+        raise _not_proved(tx, version, policy.after, environment)
     return Brought(waived=waived, waivers=(passes, *taken.values()))
 
 
@@ -98,10 +98,13 @@ def _proof_data(proof: Proof) -> dict[str, object]:
     }
 
 
-def _not_proved(version: Version, before: str, environment: str) -> Blocked:
+def _not_proved(tx: Transaction, version: Version, before: str, environment: str) -> Blocked:
     name = version.model if version.workspace == "default" else f"{version.workspace}/{version.model}"
+    there = (r for r in tx.releases(version.workspace, version.model, before) if r.digest == version.digest)
+    unmeasured = any(r.cause is Cause.BAKE_UNMEASURED for r in there)
+    why = ": its bake there measured nothing" if unmeasured else ""
     return Blocked(
-        f"version {version.number} has not stood its bake in {before}, which {environment} comes after",
+        f"version {version.number} has not stood its bake in {before}, which {environment} comes after{why}",
         next_step=f"steersman release {name} {version.number} --environment {before} --because …; or an approver lets this "
         f"version skip it: steersman waive {name} {version.number} --environment {environment} --skip {before} --because …",
     )

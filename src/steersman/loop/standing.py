@@ -31,7 +31,9 @@ def circumstances(tx: Transaction, documents: Documents, release: Release, *, no
     oldest = in_progress(tx.releases(release.workspace, release.model, release.environment))
     asked = step if isinstance(step, spec.Approval) and release.resumes is not Phase.PENDING else None
     outside = release.cause is Cause.OUTSIDE_ENVELOPE
-    at_start = demanded_at_start(policy, model.spec.tier, outside=outside, hotfix=release.hotfix)
+    at_start = demanded_at_start(
+        policy, model.spec.tier, environment=release.environment, outside=outside, hotfix=release.hotfix
+    )
     demand = demanded_by(asked, policy) if asked else at_start
     doubted = _doubt(tx, release, model, step)
     rollback = release.opened is Opened.ROLLBACK

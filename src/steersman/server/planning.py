@@ -89,7 +89,7 @@ def plan(
         "changes": _changes(tx, documents, model, serving, known),
         "gates": [_gate(gate) for gate in model.spec.gates],
         "steps": [step_name(step) for step in policy.strategy.steps],
-        "approvals_required": approvals_required(policy, model.spec.tier),
+        "approvals_required": approvals_required(policy, model.spec.tier, environment=environment),
         "approvals_by": list(approvals.roles),
         "approval_steps": [step_name(step) for step in policy.strategy.steps if isinstance(step, spec.Approval)],
         "traffic": _traffic_told(tx, workspace, environment, name),

@@ -4,7 +4,7 @@ They keep the contract of the port (ensure twice acts once, what runs is found a
 file, no network. Scores come from functions of the day, so that a story can say what a version is like.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -105,6 +105,7 @@ class FakeTarget:
     started: int = 0
     asked: dict[str, ReplicaSpec] = field(default_factory=dict)
     """How each digest was last asked to run."""
+    interpreters: dict[str, Path] = field(default_factory=dict)
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
         self.asked[replica.digest] = replica
@@ -131,6 +132,9 @@ class FakeTarget:
 
     def failure(self, replica: ReplicaSpec) -> str | None:
         return "it exits at once" if replica.digest in self.broken else None
+
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        return self.interpreters.get(replica.digest)
 
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         there = [r for r in self.replicas if _version_of(r) == (workspace, environment, model, digest)]
@@ -210,6 +214,7 @@ class FakeTraffic:
     quality: Quality = lambda _digest, _day: 1.0
     rows: int = 400
     errors: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
     corrections: int = 0
@@ -334,9 +339,17 @@ class FakeTraffic:
         )
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> Any:
-        return np.full(self.rows, 2.0)
+        return np.full(self.rows, self.latency_ms.get(digest, 2.0))
 
     def counts(
         self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
@@ -351,6 +364,13 @@ class FakeTraffic:
             errors = int(rows * self.errors.get(variant.digest, 0.0))
             counts.append(
                 ArmCount(digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors)
+            )
+        for mirror in configuration.routes[0].mirrors:
+            rows = int(self.rows * days * mirror.percent / 100)
+            errors = int(rows * self.errors.get(mirror.digest, 0.0))
+            copy = "shadow" if mirror.role == "mirror" else mirror.role
+            counts.append(
+                ArmCount(digest=mirror.digest, release=mirror.release, variant=copy, rows=rows, errors=errors)
             )
         return counts
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from msgspec.structs import replace
 
+from steersman.decide.approving import approvals_required
 from steersman.domain.linting import Finding, Level, lint
 from steersman.domain.spec import (
     Analysis,
@@ -102,6 +104,14 @@ def test_from_tier_2_on_the_document_says_that_a_person_must_approve() -> None:
     assert "tier 2: a release waits for an approval" in finding.message
     assert lint(tier(2, model(Approval(), *STEPS))) == []
     assert lint(tier(3, model(*STEPS, environment="staging"))) == []
+
+
+@pytest.mark.parametrize("environment", ["dev", "staging", "production", "prod-eu"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_what_it_advises_to_write_down_is_what_is_demanded(environment: str, number: int) -> None:
+    found = said(lint(tier(number, model(SetWeight(weight_pct=10), Promote(), environment=environment))))
+    demanded = approvals_required(EnvironmentPolicy(), number, environment=environment)
+    assert ("a release waits for an approval" in found) == (demanded > 0)
 
 
 def test_a_rollback_by_a_monitor_that_says_nothing_during_the_bake_is_found() -> None:
