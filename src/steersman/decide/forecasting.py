@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from statistics import NormalDist
 
+from steersman.domain.metrics import HARM_RANGES
 from steersman.domain.spec import EvidenceUnit
 from steersman.stats.beta import student_quantile
 from steersman.stats.performance import BLOCK_ROWS_MIN
@@ -185,6 +186,7 @@ def _simulated(asked: Asked, sd: float, rows: float, seed: int) -> Forecast:
         blocks_max=asked.blocks_max,
         n_per_block=max(round(rows), 1),
         rows_min=asked.rows_min,
+        harm_range=HARM_RANGES.get(asked.metric),
         seed=seed,
         runs=RUNS,
     )

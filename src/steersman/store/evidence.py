@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from steersman.store import tables as t
-from steersman.store.records import Cohort, PairBlock, Window, columns_of
+from steersman.store.records import Cohort, PairBlock, Unmeasured, Window, columns_of
 
 
 class EvidenceTables:
@@ -45,6 +45,37 @@ class EvidenceTables:
         )
         return [
             PairBlock(**{**row, "block": datetime.fromisoformat(row["block"])})
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    def add_unmeasured(self, one: Unmeasured) -> None:
+        self._connection.execute(sa.insert(t.unmeasured).values(**columns_of(one)))
+
+    def unmeasured(
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        reference: str,
+        compared: str,
+        metric: str,
+        since: datetime,
+        mode: str = "paired",
+    ) -> list[Unmeasured]:
+        """Where a metric raised in blocks that began at or after `since`, oldest first: over all requests, and in slices."""
+        query = (
+            sa.select(t.unmeasured)
+            .where(
+                *_pair_is(t.unmeasured, workspace, environment, model, reference, compared),
+                t.unmeasured.c.metric == metric,
+                t.unmeasured.c.mode == mode,
+                t.unmeasured.c.block >= since.isoformat(),
+            )
+            .order_by(t.unmeasured.c.block, t.unmeasured.c.slice)
+        )
+        return [
+            Unmeasured(**{**row, "block": datetime.fromisoformat(row["block"])})
             for row in self._connection.execute(query).mappings()
         ]
 
