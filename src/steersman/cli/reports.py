@@ -293,6 +293,7 @@ def plan(found: Json) -> str:
         "replaces": None if found["replaces"] is None else f"version {found['replaces']}",
         "waits for": None if found["waits_for_release"] is None else f"release {found['waits_for_release']}",
         "frozen": found["frozen"] or "no",
+        **_order(found),
         "gates": "; ".join(_gate(gate) for gate in found["gates"]) or "none",
         "steps": ", ".join(found["steps"]),
         "approvals": "; ".join([*approvals, *found["approval_steps"]]) or "none",
@@ -309,7 +310,32 @@ def plan(found: Json) -> str:
     body += _lasts(found["duration"])
     place = "" if found["environment"] == "production" else f" --environment {found['environment']}"
     name = reference(found["workspace"], found["model"])
-    return "\n".join([*body, f'next: steersman release {name} {found["version"]}{place} --because "…"'])
+    return "\n".join(
+        [*body, *_refused(found, name), f'next: steersman release {name} {found["version"]}{place} --because "…"']
+    )
+
+
+def _order(found: Json) -> Json:
+    """The environment that comes before, where one does, and whether the version has been through it."""
+    after = found.get("after")
+    if after is None:
+        return {}
+    if after["proved_by"] is not None:
+        told = f"stood its bake there with release {after['proved_by']}, until {when(after['verified_at'])}"
+    elif after["waived_by"] is not None:
+        told = f"may be skipped once, waived by {after['waived_by']}"
+    else:
+        told = "has not stood its bake there; a release would be refused"
+    return {"after": f"{after['environment']}: {told}"}
+
+
+def _refused(found: Json, name: str) -> list[str]:
+    """What comes first where a release would be refused."""
+    after = found.get("after")
+    if after is None or after["proved_by"] is not None or after["waived_by"] is not None:
+        return []
+    before, version = after["environment"], found["version"]
+    return [f'next: steersman release {name} {version} --environment {before} --because "…"  # first through {before}']
 
 
 def _traffic(told: Json) -> str:
@@ -329,7 +355,7 @@ def _rollback(told: Json) -> str:
     cold = "cold: how long a worker takes from start to ready is unknown, none runs that was measured"
     if told["cold_start_s"] is not None:
         n = told["replicas_measured"]
-        cold = f"cold: {told['cold_start_s']:g} s from start to ready, the slowest of {n} running worker(s)"
+        cold = f"cold: {told['cold_start_s']:g} s from start to ready, the slowest of {n} running worker{'' if n == 1 else 's'}"
     return f"warm until the next promotion: within 3 s; {cold}" if told["warm"] else cold
 
 
@@ -337,6 +363,10 @@ def _forecast(one: Json, when_undecided: Json) -> list[str]:
     """What an analysis or a bake asks for in one metric, and how it will probably come out."""
     head = f"{one['step']}: {one['metric']}, margin {one['margin']:g}"
     facts = {"evidence needed": f"at least {one['needed']} {one['unit']}"}
+    if one.get("parts", 1) > 1:
+        facts["slices"] = (
+            f"{one['parts'] - 1}, judged beside the whole; each bound may be wrong with {one['alpha']:.2%}"
+        )
     spread = one["spread"]
     if spread is not None:
         facts["spread of harm"] = f"{spread['sd']:.4g} (n = {spread['n']}, {spread['source']})"

@@ -289,7 +289,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_DOCTOR, _RETRY),
     ),
     Reason.ANALYSIS_FAILED: Row(
-        means="On the same requests version {version} is surely worse than {previous} by more than the margin; {fallback}.",
+        means="Compared with {previous}, version {version} is surely worse by more than the margin; {fallback}.",
         advice="Do not retry the same version: train or choose another one, and release that.",
         choices=(_ANOTHER, _HISTORY),
     ),

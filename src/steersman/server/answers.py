@@ -16,7 +16,7 @@ from steersman.decide.steps import step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action
-from steersman.domain.release import Completion, Phase, Release
+from steersman.domain.release import NOT_MADE, Phase, Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.checking import newest_check
 from steersman.loop.gathering import approvals_of
@@ -29,9 +29,6 @@ from steersman.store.ledger_log import LedgerRow
 from steersman.store.transaction import Transaction
 
 Json = dict[str, Any]
-
-NOT_MADE = (Completion.ABORTED, Completion.ROLLED_BACK)
-"""How a release ends that somebody should look at; a superseded one was meant to."""
 
 
 def plain(record: object) -> Any:

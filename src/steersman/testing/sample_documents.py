@@ -101,6 +101,7 @@ def missed_connection() -> spec.Model:
             "production": {
                 "strategy": {"shadow": {"steps": [*shadow, {"promote": {}}, {"bake": {"duration": "7d"}}]}},
                 "approvals": {"required": 1},
+                "after": "staging",
             },
         },
         monitors=[{"name": "quality", "kind": "performance", "metric": "log_loss", "window": "1d"}],

@@ -277,7 +277,8 @@ class Hub:
                 if release.completion is None:
                     self._measure(case, release, day)
                     self._advance(case, release, day)
-            self._window(case, day)
+            if day >= self.ends - 10 * DAY:
+                self._window(case, day)
 
     def _releases(self, case: Case) -> list[Release]:
         return self.tx.releases(WORKSPACE, case.name, "production")
@@ -346,7 +347,7 @@ class Hub:
                 carry_out(self.tx, release, pause(release, now=now, because=said), now=now, actor=OPERATOR)
                 return
             move = rolling_out.plan(self._facts(case, release, now))
-            if move is None and case.stuck is None:
+            if move is None and release.weight_pct != case.stuck:
                 return
             if move is not None:
                 release = carry_out(self.tx, release, move, now=now)

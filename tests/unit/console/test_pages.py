@@ -161,7 +161,7 @@ def test_forms_are_shown_to_those_who_may_and_carry_token_and_reason(sample: Sam
     }
     assert asked[Role.VIEWER] == []
     assert [path.rpartition("/")[2] for path, _ in asked[Role.OPERATOR]] == ["abort"]  # no promotion past an approval
-    assert [path.rpartition("/")[2] for path, _ in asked[Role.APPROVER]] == ["approve", "reject"]
+    assert [path.rpartition("/")[2] for path, _ in asked[Role.APPROVER]] == ["approve", "reject", "waive"]
     for _, fields in asked[Role.OPERATOR] + asked[Role.APPROVER]:
         assert fields == ["csrf_token", "because"]
 
