@@ -64,11 +64,11 @@ class Transaction:
 
     # --- plumbing
 
-    def _one(self, statement: sa.Select[Any], kind: type[Record], **bound: Any) -> Record | None:
+    def _one(self, statement: sa.Select[Any], kind: type[Record], /, **bound: Any) -> Record | None:
         body = self._connection.scalar(statement, bound)
         return None if body is None else _decoder(kind).decode(body)
 
-    def _all(self, statement: sa.Select[Any], kind: type[Record], **bound: Any) -> list[Record]:
+    def _all(self, statement: sa.Select[Any], kind: type[Record], /, **bound: Any) -> list[Record]:
         decode = _decoder(kind).decode
         return [decode(row[0]) for row in self._connection.execute(statement, bound)]
 
