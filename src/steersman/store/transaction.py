@@ -64,7 +64,7 @@ class Transaction:
 
     # --- plumbing
 
-    def _one(self, statement: sa.Select[Any], kind: type[Record], **bound: Any) -> Record | None:
+    def _one(self, statement: sa.Select[Any], kind: type[Record], /, **bound: Any) -> Record | None:
         body = self._connection.scalar(statement, bound)
         return None if body is None else _decoder(kind).decode(body)
 

@@ -5,6 +5,7 @@ Which lives are lived is the tests' to say (`tests/unit/loop`); here is what can
 
 import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from steersman.domain.errors import SteersmanError
 from steersman.domain.release import Release
+from steersman.store.transaction import Transaction
 from steersman.testing.promises import Witness
 from steersman.testing.story import DATASET, Story, model_document
 
@@ -85,8 +87,9 @@ class Life:
     """One made-up life of one model."""
 
     def __init__(self, folder: Path, declared: Declared) -> None:
-        self.story = Story.begin(folder, reached=self.reached)
-        self.crash_in: int | None = None
+        self.dies_at_effect: int | None = None
+        self.dies_at_write: int | None = None
+        self.story = self._mortal(Story.begin(folder, reached=self.reached))
         self.declared = declared
         self.revision = 0
         self.lived: Counter[str] = Counter()
@@ -103,11 +106,39 @@ class Life:
         self.story.traffic.rows = 120
 
     def reached(self, _point: str) -> None:
-        if self.crash_in is not None:
-            self.crash_in -= 1
-            if self.crash_in < 0:
-                self.crash_in = None
+        """Before and after each effect, and after its record."""
+        if self.dies_at_effect is not None:
+            self.dies_at_effect -= 1
+            if self.dies_at_effect < 0:
+                self.dies_at_effect = None
                 raise Died
+
+    def _mortal(self, story: Story) -> Story:
+        """The same, where the control server can die before or right after any commit."""
+        original = story.store.write
+
+        @contextlib.contextmanager
+        def write() -> Iterator[Transaction]:
+            dies, committed = self._dies_now()
+            with original() as tx:
+                yield tx
+                if dies and not committed:
+                    raise Died
+            if dies:
+                raise Died
+
+        story.store.write = write  # type: ignore[method-assign]
+        return story
+
+    def _dies_now(self) -> tuple[bool, bool]:
+        """Whether it dies at this transaction, and whether only after its commit."""
+        if self.dies_at_write is None:
+            return False, False
+        self.dies_at_write -= 2
+        if self.dies_at_write >= 0:
+            return False, False
+        committed, self.dies_at_write = self.dies_at_write == -1, None
+        return True, committed
 
     def act(self, name: str, argument: int) -> None:
         story, commands = self.story, self.story.commands
@@ -154,21 +185,23 @@ class Life:
                     commands.accept_incident(incident.id, actor="bob", because="known")
             case "restart":
                 self.restart()
-            case "crash":
-                self.crash_in = argument
-                story.days(1)
+            case "dies_at_effect":
+                self.dies_at_effect = argument
+            case "dies_at_write":
+                self.dies_at_write = argument
             case "freeze":
                 self.freeze(argument)
             case _:
                 self.decide(name, argument)
 
     def carry(self, number: int) -> None:
-        """What a team does on a good day: release, agree, wait, agree again, wait."""
-        self.story.commands.release("default", "delay", number, "production", actor="ann", because="a good day")
-        self.story.control.settle()
-        for days in (4, 3, 2):
-            self.agree()
-            self.story.days(days)
+        """What a team does when all goes well: release, agree, wait, agree again, wait; in staging before."""
+        for environment in ("staging", "production") if self.declared.staged else ("production",):
+            self.story.commands.release("default", "delay", number, environment, actor="ann", because="a good day")
+            self.story.control.settle()
+            for days in (3, 1, 2):
+                self.agree()
+                self.story.days(days)
 
     def agree(self) -> None:
         for release in self.story.releases:
@@ -178,7 +211,7 @@ class Life:
         self.story.control.settle()
 
     def restart(self) -> None:
-        self.story = self.story.restart(reached=self.reached)
+        self.story = self._mortal(self.story.restart(reached=self.reached))
         self.witness.story_now = self.story
 
     def freeze(self, days: int) -> None:
@@ -205,23 +238,26 @@ class Life:
     def live(self, name: str, argument: int) -> None:
         """Do it, whatever becomes of it: refused, or the control server dies and another one comes."""
         self.lived[name] += 1
-        try:
+        asked = False
+        while True:
             try:
-                self.act(name, argument)
-            except SteersmanError:
-                self.lived[f"{name} refused"] += 1
-            self.story.control.settle()
-        except Died:
-            self.lived["died"] += 1
-            self.restart()
-            self.story.control.settle()
-        self.crash_in = None
+                with contextlib.suppress(SteersmanError):
+                    if not asked:  # whoever got no answer does not ask again
+                        asked = True
+                        self.act(name, argument)
+                        self.lived[f"{name} done"] += 1
+                self.story.control.settle()
+                return
+            except Died:
+                self.lived["died"] += 1
+                self.restart()
 
     def check(self) -> None:
         assert self.witness.broken(self.story) == []
 
     def end(self) -> None:
         """Whatever is still on its way can be stopped, and then it ends."""
+        self.dies_at_effect = self.dies_at_write = None
         self.story.target.broken.clear()
         self.story.days(1)
         for release in self.releases_active():
