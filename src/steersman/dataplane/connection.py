@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import select
 from collections.abc import AsyncIterable, Callable
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -166,7 +167,7 @@ class Connection(asyncio.Protocol):
         arrival = self._arrival = Arrival(self._loop)
         self._heard = False
         self._transport.write(data)
-        self.due_at = self._loop.time() + timeout_s
+        self.due_at = monotonic() + timeout_s
         self._deadlines.watch(self)
         return arrival
 
@@ -206,13 +207,13 @@ class Connection(asyncio.Protocol):
 
     def rest(self) -> None:
         """The request is over; the connection waits for the next."""
-        self._idle_since = self._loop.time()
+        self._idle_since = monotonic()
 
     def usable(self) -> bool:
         """Whether it may carry another request. A goodbye that waits unread in the socket is seen here."""
         if self.closed:
             return False
-        idle_s = self._loop.time() - self._idle_since
+        idle_s = monotonic() - self._idle_since
         if idle_s < CHECK_AFTER_S:
             return True
         if idle_s > IDLE_S_MAX or self._gone.poll(0):

@@ -22,6 +22,7 @@ import logging
 import urllib.parse
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 import httptools
 import msgspec
@@ -141,7 +142,7 @@ class EdgeProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
         self.write: Callable[[bytes], None] = self.transport.write
         self._state.connections.add(self)
-        self._idle_since = self.loop.time()
+        self._idle_since = monotonic()
         self._idle_timer = self.loop.call_later(self._state.keep_alive_s, self._close_when_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -305,7 +306,7 @@ class EdgeProtocol(asyncio.Protocol):
             if self.transport.get_write_buffer_size():
                 self._watch_reader()  # closing waits for the reader too
             return
-        self._idle_since = self.loop.time()
+        self._idle_since = monotonic()
         if not self._queue:
             self.resume_reading()
 
@@ -363,7 +364,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _close_when_idle(self) -> None:
         """One timer runs as long as the connection and looks how long it idles; a timer a request would cost more."""
         self._idle_timer = None
-        left_s = self._idle_since + self._state.keep_alive_s - self.loop.time()
+        left_s = self._idle_since + self._state.keep_alive_s - monotonic()
         if self._is_busy():
             left_s = self._state.keep_alive_s
         if left_s > 0:

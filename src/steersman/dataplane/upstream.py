@@ -290,8 +290,6 @@ def _choose(replicas: Sequence[Replica], tried: Replica | None) -> Replica:
 
     Among equals the one chosen longest ago, so that at a low load each has its turn.
     """
-    if len(replicas) == 1:
-        return replicas[0]
     best = replicas[0]
     for replica in replicas:
         if replica is best:
@@ -359,7 +357,7 @@ async def _ask(
         left_s = deadline_at - monotonic()
         if left_s <= 0:
             break
-        replica = _choose(replicas, tried)
+        replica = replicas[0] if len(replicas) == 1 else _choose(replicas, tried)
         if tried is None:
             replica.tokens += RETRY_SHARE
         else:
