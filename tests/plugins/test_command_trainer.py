@@ -75,6 +75,14 @@ class TestCommandTrainer(TrainerContract):
         assert self.wait_ended(trainer).state == "succeeded"
         assert trainer.logs("op-1") == "done"
 
+    def test_a_run_leaves_the_processor_to_those_who_serve(self, trainer: Trainer, tmp_path: Path) -> None:
+        """Its command leads a session, so the session has to step back with it (`steersman.dataplane.priority`)."""
+        group = Path("/proc/self/autogroup")
+        code = f"import os; print(os.nice(0), *(open({str(group)!r}).read().split()[2:] if {group.exists()} else ()))"
+        trainer.ensure(self.job(tmp_path, code))
+        assert self.wait_ended(trainer).state == "succeeded"
+        assert trainer.logs("op-1") == ("10 10" if group.exists() else "10")
+
     def test_cancelling_ends_grandchildren_even_in_sessions_of_their_own(
         self, trainer: Trainer, tmp_path: Path
     ) -> None:
