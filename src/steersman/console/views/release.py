@@ -167,7 +167,7 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
         state = "skipped" if release.previous is None and compares else "done"
         if release.full and isinstance(step, spec.Analysis | spec.Pause) and promoted_and_over:
             state = "skipped"
-        bake_cut = promoted_and_over and release.verified_at is None and release.opened is not Opened.ROLLBACK
+        bake_cut = promoted_and_over and release.cause is None and release.verified_at is None
         state = "skipped" if bake_cut and isinstance(step, spec.Bake) else state
     elif here and failed:
         state = "failed"
