@@ -20,6 +20,9 @@ from steersman.testing.story import Story
 APPROVERS_OF_TIER = {0: 0, 1: 0, 2: 1, 3: 2}
 """People who must agree, from the table in docs/releases.md; a hotfix needs one more."""
 
+ONLY_WHAT_THE_DOCUMENT_ASKS = ("dev", "staging")
+"""Environments, from the same page, where the tier demands nobody."""
+
 EXPIRES_DEFAULT, WARM_DEFAULT = timedelta(days=7), timedelta(hours=1)
 """From docs/documents.md: how long an approval counts, and how long the other side stays after a blue-green switch."""
 
@@ -74,6 +77,7 @@ class Rules:
         approvals = policy.get("approvals")
         asked = approvals or {}
         tier = document["spec"].get("tier", 1)
+        of_tier = 0 if environment in ONLY_WHAT_THE_DOCUMENT_ASKS else APPROVERS_OF_TIER[tier]
         warm = _time(body.get("warmFor"), WARM_DEFAULT) if strategy == "blueGreen" else timedelta()
         horizon = _time(document["spec"].get("groundTruth", {}).get("horizon"), timedelta())
         bakes = [_time(said["duration"], timedelta()) + horizon for kind, said in steps if kind == "bake"]
@@ -81,7 +85,7 @@ class Rules:
             tier=tier,
             strategy=strategy,
             steps=steps,
-            approvals=max(APPROVERS_OF_TIER[tier], 0 if approvals is None else asked.get("required", 1)),
+            approvals=max(of_tier, 0 if approvals is None else asked.get("required", 1)),
             expires=_time(asked.get("expires"), EXPIRES_DEFAULT),
             after=policy.get("after"),
             horizon=horizon,
