@@ -225,10 +225,11 @@ class Life:
         self.witness.frozen = [*kept, (now, ends, self.story.chapter)]
 
     def decide(self, name: str, argument: int) -> None:
+        """About the newest release there is something to decide about, or one before it."""
         coming = [r for r in self.story.releases if (r.completion is None) is (name != "retry")]
         if not coming:
             return
-        release = coming[argument % len(coming)]
+        release = coming[-1 - argument % len(coming)]
         if name == "promote_full":
             self.story.commands.promote(release.id, actor="bob", because="it is good", full=True)
             return

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 
 from steersman.loop import executor
-from steersman.testing.lives import BETTER, VERSIONS, Declared, Life
+from steersman.testing.lives import BAD, BETTER, FAILING, VERSIONS, WORSE, Declared, Life
 
 PEOPLE = (
     "approve",
@@ -50,8 +50,18 @@ actions = st.one_of(
     st.tuples(st.sampled_from(["dies_at_effect", "dies_at_write"]), st.integers(0, 40)),
 )
 
+HURRIED = [("release", BETTER), ("agree", 0), ("promote_full", 0), ("agree", 0), ("days", 6)]
+
 beginnings = st.sampled_from(
-    [[], [("carry", 1)], [("carry", 1), ("release", BETTER), ("agree", 0)], [("carry", 5), ("carry", 1)]]
+    [
+        [],
+        [("carry", 1)],
+        [("carry", 1), ("stage", BETTER), ("agree", 0), ("days", 3), ("release", BETTER), ("agree", 0)],
+        [("carry", 1), ("skip_staging", BETTER), *HURRIED],
+        [("carry", 1), ("carry", FAILING)],
+        [("carry", 1), ("carry", BAD), ("retry", 0)],
+        [("carry", WORSE), ("carry", BETTER), ("rollback", 0)],
+    ]
 )
 """Most lives begin where there is something to lose."""
 

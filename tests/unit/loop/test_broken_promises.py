@@ -170,7 +170,7 @@ CANARY, STAGED = Declared(), Declared(staged=True)
     [
         (without_gates, CANARY, PROMOTED, "without its gates"),
         (failed_gates_do_not_matter, CANARY, [*PROMOTED, ("release", BAD), ("agree", 0)], "a gate did not pass"),
-        (copies_before_gates, CANARY, [*PROMOTED, ("pause", 0), ("release", 2)], "which passed no gates"),
+        (copies_before_gates, CANARY, [*PROMOTED, ("release", 2)], "which passed no gates"),
         (without_approvals, CANARY, [("release", 1), ("days", 1)], "needs 1 people"),
         (authors_agree_to_their_own, CANARY, [("release", 1), ("approve_author", 0)], "needs 1 people"),
         (withdrawn_approvals_count, CANARY, [*AGREED_IN_A_FREEZE, ("withdraw", 1), ("days", 2)], "needs 1 people"),
@@ -195,7 +195,7 @@ CANARY, STAGED = Declared(), Declared(staged=True)
         (
             anybody_promotes_past_analyses,
             CANARY,
-            [*PROMOTED, ("release", 2), ("agree", 0), ("promote", 1)],
+            [*PROMOTED, ("release", 2), ("agree", 0), ("promote", 0)],
             "without a waiver",
         ),
         (shadows_are_not_awaited, CANARY, [*PROMOTED, ("release", 2), ("agree", 0)], "was not judged"),
@@ -208,7 +208,7 @@ CANARY, STAGED = Declared(), Declared(staged=True)
         (
             haste_leaves_no_trace,
             Declared(tier=1, strategy="shadow"),
-            [("release", 1), ("days", 1), ("release", 2), ("promote", 1), ("resume", 1), ("days", 9)],
+            [("release", 1), ("days", 1), ("release", 2), ("promote", 0), ("resume", 0), ("days", 9)],
             "a person promoted past",
         ),
     ],
