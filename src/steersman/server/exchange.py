@@ -22,7 +22,7 @@ async def body_of(request: Request) -> dict[str, Any]:
     raw = await request.body()
     try:
         found = msgspec.json.decode(raw) if raw else {}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadRequest("the body must be a JSON object")

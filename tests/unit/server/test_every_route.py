@@ -200,6 +200,14 @@ def test_a_number_no_database_holds_is_refused_in_words(parts: Assembled, app: S
         assert (answer.status, b"must be a whole number up to" in answer.body) == (400, True), (behind, answer.body)
 
 
+def test_a_body_that_is_no_text_is_refused_in_words(parts: Assembled, app: Starlette) -> None:
+    admin = token(parts, roles=(Role.ADMIN, Role.OPERATOR, Role.VIEWER), workspace="*")
+    sent = {**admin, "Content-Type": "application/json", "Origin": f"http://{HOST}"}
+    raw = b'{"documents": "\xff"}'
+    answer = asyncio.run(call(app, "POST", "/api/v1/documents", headers=list(sent.items()), body=raw, host=HOST))
+    assert (answer.status, b"the body is not JSON" in answer.body) == (400, True), answer.body
+
+
 def test_documents_of_another_workspace_cannot_be_applied(app: Starlette, ours: Headers) -> None:
     answer = ask(app, "POST", "/api/v1/documents", ours, {"documents": [document("theirs", SECRET)]})
     assert answer.status in (403, 404)
