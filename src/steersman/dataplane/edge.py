@@ -283,18 +283,20 @@ class EdgeProtocol(asyncio.Protocol):
         if exchange.left:
             self._exchange = None
             return
-        if error is None and not exchange.complete:
-            error = RuntimeError("the app ended without an answer")
-        if isinstance(error, asyncio.CancelledError):  # the time of a drain is over
-            self.transport.close()
-        elif error is not None:
-            _log.error("a request failed", exc_info=error)
-            if exchange.begun:
-                self.transport.close()
-            else:
-                exchange.answer(500, _BROKEN_BODY, close=True)
+        if error is not None or not exchange.complete:
+            self._broken(exchange, error or RuntimeError("the app ended without an answer"))
         if self._queue:
             self.loop.call_soon(self._start_next)
+
+    def _broken(self, exchange: Exchange, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):  # the time of a drain is over
+            self.transport.close()
+            return
+        _log.error("a request failed", exc_info=error)
+        if exchange.begun:
+            self.transport.close()
+        else:
+            exchange.answer(500, _BROKEN_BODY, close=True)
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

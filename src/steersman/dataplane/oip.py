@@ -40,8 +40,8 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
         raise Refusal(415, f"content-encoding {encoding.decode('latin-1')[:40]!r}", "send the body as it is")
     given = headers.get(JSON_BYTES)
     if given is None:
-        kind = headers.get(b"content-type")
-        if kind is not None and kind.partition(b";")[0].strip().lower() not in _JSON_TYPES:
+        kind = headers.get(b"content-type", b"")
+        if not (kind in _JSON_TYPES or kind.partition(b";")[0].strip().lower() in _JSON_TYPES):
             raise Refusal(
                 415,
                 f"content-type {kind.decode('latin-1')[:60]!r} is no inference request",

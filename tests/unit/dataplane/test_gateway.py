@@ -200,6 +200,30 @@ def test_columns_that_do_not_fit_are_named_to_the_caller(stumps: Stumps, inputs:
     assert (status in (400, 422), says in msgspec.json.decode(body)["error"]) == (True, True), body
 
 
+@pytest.mark.parametrize(
+    ("value", "status", "kept"),
+    [(10**400, 422, None), (-(10**400), 422, None), (10**30, 200, 1e30)],
+    ids=["far", "below", "wide"],
+)
+def test_a_number_no_column_holds_is_answered_in_words_and_its_row_committed(
+    stumps: Stumps, value: int, status: int, kept: float | None
+) -> None:
+    """A whole number in JSON may have thousands of digits: no float holds it, and nobody's log may stop at it."""
+    stumps.route()
+    event = f"far-{kept}-{value > 0}"
+    columns = [tensor("x", [1.0]), {**tensor("z", [0.0]), "data": [value]}]
+    body = msgspec.json.encode({"inputs": columns, "parameters": {"event_ids": [event]}})
+    answered, _, said = ask(stumps.plane, stumps.plane.infer_path, body)
+    assert (answered, status == 200 or b"column 'z'" in said) == (status, True), said
+    scored = msgspec.json.encode({"inputs": {"x": [1.0], "z": [value]}})
+    answered, _, said = ask(stumps.plane, "/ops/production/endpoints/m/invocations", scored)
+    assert answered == (200 if status == 200 else 400), said
+    stumps.plane.flush()
+    rows = stumps.plane.log.read_files(stumps.plane.log.committed_files(*stumps.plane.place, {}))
+    found = rows.filter(pl.col("event_id") == event)
+    assert found.select("status", pl.col("inputs").struct.field("z")).rows() == [(status, kept)]
+
+
 def test_a_million_rows_are_refused_and_a_hundred_thousand_answered(stumps: Stumps) -> None:
     stumps.route()
     for rows, status in ((1_000_000, 400), (100_000, 200)):

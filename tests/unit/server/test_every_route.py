@@ -185,6 +185,29 @@ def test_a_text_that_is_no_number_is_refused_in_words_wherever_a_number_is_read(
     assert ask(app, "GET", "/ledger", admin, query=urlencode({"page": text})).status == 200
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
+def test_a_number_no_database_holds_is_refused_in_words(parts: Assembled, app: Starlette, number: int) -> None:
+    admin = token(parts, roles=(Role.ADMIN, Role.OPERATOR, Role.VIEWER), workspace="*")
+    approver = token(parts, roles=(Role.APPROVER, Role.VIEWER), workspace="ours")
+    for headers, name, behind in (
+        (admin, "number", "versions"),
+        (admin, "version", "releases"),
+        (admin, "version", "plan"),
+        (approver, "version", "waivers"),
+    ):
+        body = {name: number, "because": "known", "skip": "1"}
+        answer = ask(app, "POST", f"/api/v1/models/ours/delay/{behind}", headers, body)
+        assert (answer.status, b"must be a whole number up to" in answer.body) == (400, True), (behind, answer.body)
+
+
+def test_a_body_that_is_no_text_is_refused_in_words(parts: Assembled, app: Starlette) -> None:
+    admin = token(parts, roles=(Role.ADMIN, Role.OPERATOR, Role.VIEWER), workspace="*")
+    sent = {**admin, "Content-Type": "application/json", "Origin": f"http://{HOST}"}
+    raw = b'{"documents": "\xff"}'
+    answer = asyncio.run(call(app, "POST", "/api/v1/documents", headers=list(sent.items()), body=raw, host=HOST))
+    assert (answer.status, b"the body is not JSON" in answer.body) == (400, True), answer.body
+
+
 def test_documents_of_another_workspace_cannot_be_applied(app: Starlette, ours: Headers) -> None:
     answer = ask(app, "POST", "/api/v1/documents", ours, {"documents": [document("theirs", SECRET)]})
     assert answer.status in (403, 404)
