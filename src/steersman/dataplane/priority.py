@@ -19,9 +19,9 @@ import time
 _SESSION = "/proc/self/autogroup"
 """Missing where the kernel groups no sessions; then nice values are compared across all of them."""
 
-NICE = 10
-"""Of those who step back: beside two who serve they still get a twentieth of a core that all want, so that a start of half a
-second ends in ten and the log does not grow without end. At 15 it is a sixtieth."""
+NICE = 15
+"""Of those who step back: they get what others leave, and beside two that want a whole core a sixtieth of it. Work whose end
+somebody waits for therefore has a patience, after which it steps forward."""
 
 TRY_S = 0.02
 """Between two tries: to those without privilege the kernel grants one such change in 0.1 s, on the whole machine."""
