@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from steersman.dataplane import priority
 from steersman.domain.errors import BadRequest, LimitReached, NotFound
 from steersman.plugins.trainers import command
 from steersman.plugins.trainers.command import CommandTrainer
@@ -81,7 +82,7 @@ class TestCommandTrainer(TrainerContract):
         code = f"import os; print(os.nice(0), *(open({str(group)!r}).read().split()[2:] if {group.exists()} else ()))"
         trainer.ensure(self.job(tmp_path, code))
         assert self.wait_ended(trainer).state == "succeeded"
-        assert trainer.logs("op-1") == ("10 10" if group.exists() else "10")
+        assert trainer.logs("op-1") == " ".join([str(priority.NICE)] * (2 if group.exists() else 1))
 
     def test_cancelling_ends_grandchildren_even_in_sessions_of_their_own(
         self, trainer: Trainer, tmp_path: Path

@@ -26,7 +26,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +42,7 @@ from steersman.dataplane.deltas import DeltaTables
 from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import write_handle
 from steersman.dataplane.listening import EdgeServer
+from steersman.dataplane.priority import Session
 from steersman.dataplane.removal import Counts, EraseRequest, ExpireRequest, Remover
 from steersman.dataplane.storage import LocalStorage, Storage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.tables import TooManyTablesError
@@ -57,9 +58,9 @@ RETRY_S = 5.0
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
-NICE = 10
-"""A commit is a burst of work that nobody waits for, beside routers and workers whose callers do. At 10 it still gets a tenth of
-a contended processor, so the log does not grow without end."""
+PATIENCE_S = 10.0
+"""Wall seconds of one commit, after which it takes its full share of the processor to its end. With a tenth of a core left over
+it is done in half of that; where callers leave nothing, the log must not grow without end, and somebody may wait for a flush."""
 
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
@@ -288,18 +289,39 @@ class Service:
     """The process around a committer: when to commit and to keep up, and the socket."""
 
     def __init__(
-        self, committer: Committer, upkeep: Upkeep, remover: Remover, *, interval_s: float, bytes_max: int
+        self,
+        committer: Committer,
+        upkeep: Upkeep,
+        remover: Remover,
+        session: Session,
+        *,
+        interval_s: float,
+        bytes_max: int,
     ) -> None:
         self._committer = committer
         self._upkeep = upkeep
         self._remover = remover
+        self._session = session
         self._interval_s = interval_s
         self._bytes_max = bytes_max
         self._one_at_a_time = asyncio.Lock()
         self._last_s = time.monotonic()
 
-    async def commit(self) -> int:
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Have the tables alone, in the background for as long as that goes well."""
+        loop = asyncio.get_running_loop()
         async with self._one_at_a_time:
+            hurry = loop.call_later(PATIENCE_S, self._session.step_forward)
+            try:
+                yield
+            finally:
+                if loop.time() >= hurry.when():
+                    self._session.step_back(patience_s=LOOK_S)
+                hurry.cancel()
+
+    async def commit(self) -> int:
+        async with self._turn():
             try:
                 rows = await asyncio.to_thread(self._committer.commit_all)
             except Exception as error:
@@ -349,7 +371,7 @@ class Service:
                 finally:
                     self._committer.forget(request.workspace, request.model)
 
-        async with self._one_at_a_time:
+        async with self._turn():
             return await asyncio.to_thread(work)
 
     async def app(self, exchange: Exchange, key: bytes) -> None:
@@ -388,12 +410,12 @@ async def _decoded(exchange: Exchange, kind: type[R]) -> R:
         raise Refusal(400, f"the request cannot be read: {error}", "see steersman.dataplane.removal") from None
 
 
-async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: int) -> None:
+async def serve(state: Path, storage: Storage, session: Session, *, interval_s: float, bytes_max: int) -> None:
     """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
     apart = Apart(state)
     upkeep = Upkeep(storage, apart)
     committer = Committer(state, storage, committed=upkeep.committed)
-    service = Service(committer, upkeep, Remover(state, storage), interval_s=interval_s, bytes_max=bytes_max)
+    service = Service(committer, upkeep, Remover(state, storage), session, interval_s=interval_s, bytes_max=bytes_max)
     listener, key = sockets.listen_unix(state / "run" / "committer.sock")
 
     async def app(exchange: Exchange) -> None:
@@ -446,8 +468,8 @@ def main() -> None:
     except BlockingIOError:
         sys.exit("committer: another committer works on this state directory; stop it first")
     storage = _storage(arguments.state)
-    priority.step_back(NICE)
-    uvloop.run(serve(arguments.state, storage, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
+    session = priority.step_back()  # a commit is a burst of work, beside routers and workers whose callers wait
+    uvloop.run(serve(arguments.state, storage, session, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ import time
 _SESSION = "/proc/self/autogroup"
 """Missing where the kernel groups no sessions; then nice values are compared across all of them."""
 
+NICE = 15
+"""Of those who step back: they get what others leave, and beside two that want a whole core a sixtieth of it. Work whose end
+somebody waits for therefore has a patience, after which it steps forward."""
+
 TRY_S = 0.02
 """Between two tries: to those without privilege the kernel grants one such change in 0.1 s, on the whole machine."""
 
@@ -32,8 +36,15 @@ class Session:
             with contextlib.suppress(OSError):
                 self._descriptor = os.open(_SESSION, os.O_WRONLY | os.O_CLOEXEC)
 
-    def set_nice(self, nice: int, *, patience_s: float) -> bool:
-        """Give the session a nice value of 0 to 19; False where there is no such thing, or others were first all the time."""
+    def step_back(self, *, patience_s: float = 0.0) -> bool:
+        """Leave the processor to other sessions; False where there is no such thing, or others were first all the time."""
+        return self._set(NICE, patience_s)
+
+    def step_forward(self, *, patience_s: float = 0.0) -> bool:
+        """Take as much as any other session again."""
+        return self._set(0, patience_s)
+
+    def _set(self, nice: int, patience_s: float) -> bool:
         if self._descriptor < 0:
             return False
         deadline = time.monotonic() + patience_s
@@ -53,9 +64,9 @@ class Session:
             self._descriptor = -1
 
 
-def step_back(nice: int) -> None:
-    """Lower this process for good, with its session where it leads one, and whatever it starts in it."""
-    os.nice(nice)
+def step_back() -> Session:
+    """Lower this process for good, and its session where it leads one, which may step forward again."""
+    os.nice(NICE)
     session = Session()
-    session.set_nice(nice, patience_s=1.0)
-    session.close()
+    session.step_back(patience_s=1.0)
+    return session

@@ -41,12 +41,9 @@ DEADLINE_S_MAX = 600.0
 STREAMS_MAX = 32
 """Streams at a time; each has a thread."""
 
-FOREGROUND_S = 10.0
+FORWARD_S = 10.0
 """Seconds a worker that is warm tries to get the share of one that serves: 64 that start at once are granted it one after
 the other, each 0.1 s later."""
-
-LEAVING_NICE = 15
-"""Of the end of a process that answers nobody any more: an interpreter with its libraries takes 0.1 s to be taken apart."""
 
 _VARIANTS = {name.encode(): name for name in ("stable", "candidate", "mirror", "challenger")}
 _NEUTRAL: dict[str, Any] = {"BYTES": "", "BOOL": False, "FP32": 0.0, "FP64": 0.0}
@@ -294,11 +291,12 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     settle_memory()
-    session.set_nice(0, patience_s=FOREGROUND_S)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    session.step_forward(patience_s=FORWARD_S)
     card = own_handle(port=listener.getsockname()[1], digest=spec.digest, sandbox=walls)
     os.write(handle, msgspec.json.encode(card))
     os.close(handle)
     worker.watch.beat()
     await server.serve(listener)
-    session.set_nice(LEAVING_NICE, patience_s=0.0)
+    session.step_back()  # an interpreter with its libraries takes 0.1 s to be taken apart
     return stopped_because[0] if stopped_because else None

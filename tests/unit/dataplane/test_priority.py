@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from steersman.dataplane import priority
+from steersman.dataplane import committer, priority
+from steersman.dataplane.committer import Committer, Service
 from steersman.dataplane.priority import Session
+from steersman.dataplane.removal import Remover
+from steersman.dataplane.storage import LocalStorage
+from steersman.dataplane.upkeep import Upkeep
 from steersman.testing.plane import STUMP, Plane, stump
 
 grouped = pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel groups no sessions")
@@ -21,8 +26,8 @@ grouped = pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="
 SPIN = """
 import sys, time
 from steersman.dataplane import priority
-if int(sys.argv[1]):
-    priority.step_back(int(sys.argv[1]))
+if sys.argv[1] == "back":
+    priority.step_back()
 print(flush=True)
 sys.stdin.readline()
 until = time.monotonic() + 0.5
@@ -50,12 +55,12 @@ def test_who_stepped_back_leaves_the_core_to_who_did_not(tmp_path: Path) -> None
     core = min(os.sched_getaffinity(0))
     spinning = [
         subprocess.Popen(
-            ["taskset", "-c", str(core), sys.executable, "-P", "-c", SPIN, str(nice)],
+            ["taskset", "-c", str(core), sys.executable, "-P", "-c", SPIN, where],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        for nice in (0, 15)
+        for where in ("forward", "back")
     ]
     for process in spinning:
         assert process.stdout is not None
@@ -85,7 +90,7 @@ def test_a_worker_starts_in_the_background_and_serves_in_the_foreground(plane: P
         seen.add(session_nice(pid))
         time.sleep(0.005)
         assert plane.processes[name].poll() is None
-    assert max(seen) == 15
+    assert max(seen) == priority.NICE
     assert session_nice(pid) == 0
 
 
@@ -93,14 +98,69 @@ def test_a_worker_starts_in_the_background_and_serves_in_the_foreground(plane: P
 def test_the_committer_stays_in_the_background(plane: Plane) -> None:
     plane.committer()
     pid = plane.processes["committer"].pid
-    assert (session_nice(pid), os.getpriority(os.PRIO_PROCESS, pid)) == (10, 10)
+    assert (session_nice(pid), os.getpriority(os.PRIO_PROCESS, pid)) == (priority.NICE, priority.NICE)
+
+
+@grouped
+def test_a_start_that_takes_too_long_takes_its_full_share(tmp_path: Path) -> None:
+    """On a machine that leaves it nothing a version must still become ready."""
+    spec = tmp_path / "spec.json"
+    spec.write_text("{}")
+    code = """
+import sys, time
+from pathlib import Path
+from steersman.dataplane import worker
+def run(*_):
+    for _ in range(2):
+        print(Path("/proc/self/autogroup").read_text().split()[-1])
+        time.sleep(0.3)
+worker.PATIENCE_S, worker._run = 0.1, run
+worker.main()
+"""
+    said = subprocess.run(
+        [sys.executable, "-P", "-c", code, "--spec", str(spec)],
+        capture_output=True, text=True, timeout=60, check=True, start_new_session=True,
+    )  # fmt: skip
+    assert said.stdout.split() == [str(priority.NICE), "0"]
+
+
+class NotedSession(Session):
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def step_back(self, *, patience_s: float = 0.0) -> bool:
+        self.steps.append("back")
+        return True
+
+    def step_forward(self, *, patience_s: float = 0.0) -> bool:
+        self.steps.append("forward")
+        return True
+
+
+def test_a_commit_that_takes_too_long_takes_its_full_share_until_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where callers leave no processor at all the log would grow without end, and a flush would not return."""
+    monkeypatch.setattr(committer, "PATIENCE_S", 0.05)
+    session, storage = NotedSession(), LocalStorage(tmp_path / "tables")
+    work = Committer(tmp_path, storage)
+    service = Service(work, Upkeep(storage), Remover(tmp_path, storage), session, interval_s=0, bytes_max=1)
+
+    async def run() -> None:
+        await service.commit()
+        assert session.steps == [], "in time"
+        monkeypatch.setattr(work, "commit_all", lambda: time.sleep(0.2))
+        await service.commit()
+        assert session.steps == ["forward", "back"]
+
+    asyncio.run(run())
 
 
 def test_a_session_led_by_another_is_left_alone() -> None:
     if os.getsid(0) == os.getpid():
         pytest.skip("this process leads its session")
     session = Session()
-    assert session.set_nice(5, patience_s=0.0) is False
+    assert session.step_back() is False
     session.close()
 
 
@@ -121,8 +181,8 @@ def test_a_change_the_kernel_grants_a_little_later_is_waited_for(
 
     monkeypatch.setattr(os, "write", busy)
     session = Session()
-    assert session.set_nice(0, patience_s=5.0) is True
+    assert session.step_forward(patience_s=5.0) is True
     assert given.read_bytes() == b"0"
     refusals.append(errno.EAGAIN)
-    assert session.set_nice(15, patience_s=0.0) is False, "who cannot wait goes on as it is"
+    assert session.step_back() is False, "who cannot wait goes on as it is"
     session.close()

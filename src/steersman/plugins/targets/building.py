@@ -33,9 +33,6 @@ FREE_BYTES_MIN = 1024**3
 
 LOOK_S = 0.2
 
-NICE = 10
-"""Resolving and compiling take seconds of CPU on the machine that serves: requests go first."""
-
 CARD_FILE = "steersman.json"
 """In a finished environment: the request it was built from."""
 
@@ -118,7 +115,7 @@ def main() -> None:
     parser.add_argument("--lock", type=int, required=True)
     arguments = parser.parse_args()
     request = msgspec.json.decode(arguments.request.read_bytes(), type=Request)
-    priority.step_back(NICE)
+    priority.step_back()  # resolving and compiling take seconds of CPU on the machine that serves
     try:
         _Build(request, arguments.lock).run()
     except (BuildError, OSError) as error:

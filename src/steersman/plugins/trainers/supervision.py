@@ -46,9 +46,6 @@ LOOK_S = 0.2
 GRACE_S = 5.0
 """Between asking a run to end and ending it."""
 
-NICE = 10
-"""A training computes for minutes or hours on the machine that serves: requests go first."""
-
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|KEY", re.IGNORECASE)
 _SECRET_CHARS_MIN = 8
 
@@ -239,7 +236,7 @@ class Run:
 
         def take_up() -> None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            priority.step_back(NICE)
+            priority.step_back()  # it computes for minutes or hours on the machine that serves
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
