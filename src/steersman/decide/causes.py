@@ -5,6 +5,13 @@ from collections.abc import Collection
 from steersman.domain.release import Cause
 from steersman.domain.verdicts import Doubt, Outcome, Verdict
 
+GATES_SAID = {
+    Cause.GATE_FAILED: "gate failed",
+    Cause.GATE_UNDECIDED: "gate inconclusive",
+    Cause.GATE_UNMEASURED: "gate not measured",
+}
+"""How the sentence begins that says so to people."""
+
 
 def cause_of_gates(outcomes: Collection[Outcome]) -> Cause:
     """The gravest of what gates found that did not pass."""

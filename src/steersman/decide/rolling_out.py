@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from steersman.decide.approving import Agreement, demanded_at_start, demanded_by, lacking
-from steersman.decide.causes import cause_of_gates, cause_of_undecided
+from steersman.decide.causes import GATES_SAID, cause_of_gates, cause_of_undecided
 from steersman.decide.judging import SettlementAction, settle_inconclusive
 from steersman.decide.steps import GATES_STEP, promotes_past, step_name, steps_of, with_weight
 from steersman.domain import spec
@@ -232,7 +232,8 @@ def _pending(facts: Facts) -> Move | None:
     recorded = tuple(Evidence(kind="gate", name=result.gate, verdict=result.recorded) for result in facts.gates)
     if failed:
         because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in failed)
-        said, cause = f"gate failed: {because}", cause_of_gates([result.verdict.outcome for result in failed])
+        cause = cause_of_gates([result.verdict.outcome for result in failed])
+        said = f"{GATES_SAID[cause]}: {because}"
         move = degrade(release, Completion.ABORTED, now=facts.now, because=said, cause=cause)
         note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(recorded))
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
