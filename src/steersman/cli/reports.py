@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from steersman.cli.output import NOTHING, lines, short, table, when
+from steersman.domain.release import Completion, Phase
 
 Json = dict[str, Any]
 
@@ -58,8 +59,9 @@ def _waiting(found: Iterable[Json]) -> list[str]:
         name = reference(model["workspace"], model["name"])
         for environment, place in model["environments"].items():
             if (seen := place.get("look_at")) is not None:
-                verb = "waits for a person" if seen["state"] == "Paused" else f"ended as {seen['state']}"
-                said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {verb}")
+                said.append(
+                    f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {_verb(seen)}"
+                )
                 said += _standing(seen)
             elif place.get("held") and place["release"] is None:
                 said.append(f"\n{name} in {environment}: {place['held']}")
@@ -67,6 +69,12 @@ def _waiting(found: Iterable[Json]) -> list[str]:
                 said.append(f"\n{name} in {environment} has no version that answers")
                 said.append(f'next: steersman release {name} VERSION --because "first version"')
     return said
+
+
+def _verb(seen: Json) -> str:
+    if seen["state"] == Phase.PAUSED:
+        return "waits for a person"
+    return f"ended as {seen['state']}" if seen["state"] in {*Completion} else f"is {seen['state']} and wants a look"
 
 
 def _standing(seen: Json) -> list[str]:

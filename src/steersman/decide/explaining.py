@@ -424,6 +424,9 @@ ENDED: Mapping[Cause, Reason] = {
 DOUBTED: Mapping[Doubt, Reason] = {Doubt.SPLIT: Reason.SPLIT_DOUBTED, Doubt.LABELS: Reason.LABELS_AWAITED}
 """What an analysis that is under way has to be told about, beside that it is under way."""
 
+WANTS_A_LOOK = frozenset({Reason.BUDGET_USED_UP, Reason.LABELS_AWAITED, Reason.SPLIT_DOUBTED})
+"""What a release under way waits for that may never come by itself, so that a person should look before it is over."""
+
 STOOD: Mapping[Completion, Reason] = {
     Completion.PROMOTED: Reason.PROMOTED,
     Completion.FAST_PROMOTED: Reason.PROMOTED,

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from steersman.decide.explaining import WANTS_A_LOOK
 from steersman.decide.kpis import measure
 from steersman.decide.routing import in_progress, live, live_at, standing_of
 from steersman.decide.steps import step_name, steps_of
@@ -66,8 +67,9 @@ def sandbox(replicas: Sequence[RunningReplica]) -> Json:
 def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now: datetime) -> Json:
     """One model in a list: who owns it, what is live, what is on its way, and what a person should look at.
 
-    `look_at` is the release that waits for a person, or the newest one where it did not make it, with its standing;
-    `under_way` are the others that are not over yet, with theirs, the one that goes on first before those queued behind."""
+    `look_at` is the release that waits for a person or wants a look, or the newest one where it did not make it, with its
+    standing; `under_way` are the others that are not over yet, with theirs, the one that goes on first before those queued
+    behind."""
     workspace, name = model.metadata.workspace, model.metadata.name
     releases = tx.releases(workspace, name)
     incidents = tx.incidents(workspace, name, open_only=True)
@@ -76,8 +78,10 @@ def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now:
         there = [r for r in releases if r.environment == environment]
         serving, coming = live(there), in_progress(there)
         stands = standing_of(there)
-        told = coming if coming is not None and coming.phase is Phase.PAUSED else None
-        if coming is None and there and there[-1].completion in NOT_MADE:
+        told = coming
+        if coming is not None and coming.phase is not Phase.PAUSED:
+            told = coming if standing(tx, documents, coming, now=now).reason in WANTS_A_LOOK else None
+        elif coming is None and there and there[-1].completion in NOT_MADE:
             told = there[-1]
         environments[environment] = {
             "desired": stands.desired.version if stands.desired else None,

@@ -16,7 +16,7 @@ import msgspec
 
 from steersman.decide import rolling_out
 from steersman.decide.explaining import Reason
-from steersman.decide.guardrails import judge_error_rate
+from steersman.decide.guardrails import judge_budget, judge_error_rate
 from steersman.decide.steering import pause
 from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
@@ -379,8 +379,7 @@ class Hub:
         )
 
     def _use_up(self, case: Case, rule: spec.BurnRate, now: datetime) -> None:
-        because = "1.37 of the error budget of 30 d used (191 of 139,200 requests failed, objective 99.9 %)"
-        used = Verdict(outcome=Outcome.FAILED, because=because, n=139_200)
+        used = judge_budget(errors=191, requests=139_200, budget=rule.budget, requests_min=30, period=rule.period)
         self.tx.put_monitor_state(WORKSPACE, case.name, "production", budget_key(rule), Budget(at=now, verdict=used))
 
     # --- what was measured

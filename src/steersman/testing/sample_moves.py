@@ -66,8 +66,9 @@ def carry_out(
 ) -> Release:
     """The release as the move makes it, with its evidence and its entries."""
     for evidence in move.evidence:
-        body = {**rolling_out.verdict_data(evidence.name, evidence.verdict), "name": evidence.name}
-        tx.add_verdict(StoredVerdict(subject=release.id, kind=evidence.kind, step=release.step, at=now, body=body))
+        tx.add_verdict(
+            StoredVerdict(subject=release.id, kind=evidence.kind, step=release.step, at=now, body=evidence.kept)
+        )
     for note in move.notes:
         say_release(tx, release, note.action, note.because, at=now, actor=actor, data=note.data or None)
     return tx.save_release(release, move.release)

@@ -85,6 +85,12 @@ class Fleet:
         return tuple(r for r in active if r is not None and r.phase is Phase.PAUSED)
 
     @property
+    def fallen(self) -> tuple[Release, ...]:
+        """Newest releases of their place that did not make it."""
+        cards = [card for _, cards in self.workspaces for card in cards]
+        return tuple(env.fallen for card in cards for env in card.environments if env.fallen is not None)
+
+    @property
     def incidents(self) -> tuple[Incident, ...]:
         return tuple(i for _, cards in self.workspaces for card in cards for i in card.incidents)
 
