@@ -143,7 +143,7 @@ class Inference:
             None if asked.span is None else asked.span.trace_id,
         )
         try:
-            self._log.append(request.compiled.context, record)
+            self._log.append(compiled.context, record)
         except LogFullError as error:
             mirrored = arm.role in ("mirror", "challenger")
             if request.compiled.route.capture == "durable" and not mirrored:

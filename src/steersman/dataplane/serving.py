@@ -239,13 +239,6 @@ def _time_over(why: str) -> Refusal:
     return Refusal(504, f"the deadline passed before the prediction began: {why}", "send fewer requests at a time")
 
 
-def _number(name: bytes, value: bytes) -> int:
-    number = number_within(value, 0, sys.maxsize)
-    if number is None:
-        raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out")
-    return number
-
-
 def _read_headers(exchange: Exchange) -> _Headers:
     variant, mlflow, json_bytes, deadline_s = "stable", False, None, None
     for name, value in exchange.fields:
@@ -261,6 +254,13 @@ def _read_headers(exchange: Exchange) -> _Headers:
         except KeyError:
             raise Refusal(400, "unknown X-Steersman-Variant", "stable, candidate, mirror or challenger") from None
     return _Headers(variant, mlflow, json_bytes, deadline_s, exchange.fields)
+
+
+def _number(name: bytes, value: bytes) -> int:
+    number = number_within(value, 0, sys.maxsize)
+    if number is None:
+        raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out")
+    return number
 
 
 async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:
