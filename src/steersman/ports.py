@@ -6,7 +6,7 @@ plugin stands behind which port. Every port has a conformance suite in `steersma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -163,6 +163,11 @@ class Target(Protocol):
         """Why the last attempt to start this version died before it was ready; None when none did."""
         ...
 
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        """The interpreter of the environment that was built for a version, `<environment>/bin/python`, once a replica of it
+        runs; None where it runs with this installation's libraries."""
+        ...
+
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         """Drain and end all replicas of a version but the first `keep` that `observe` names; returns when they are gone
         (bounded by the drain time-out)."""
@@ -176,7 +181,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `id` is the operation's: asking again with the same one adopts the run. `environment` is all it gets.
 
     `threads` is what numeric libraries are told to use; `lock` names the file of the source whose digest is recorded;
-    `readable` are paths it may read beside its source and its data.
+    `readable` are paths it may read beside its source and its data; `python` is the interpreter of the environment it runs
+    in, None for this installation's.
     """
 
     id: str
@@ -190,6 +196,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     lock: str | None = None
     readable: Sequence[Path] = ()
+    python: Path | None = None
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
@@ -317,6 +324,40 @@ class Notifier(Protocol):
     def notify(self, channel: str, subject: str, text: str) -> None:
         """Leave a message and return at once; whether it arrives is the plugin's business, and it never raises."""
         ...
+
+
+# --- Metrics of installed distributions ------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """A metric over one block: of one version's answers, once for each of the two that are compared."""
+
+    def __call__(self, scores: Any, labels: Any, /) -> float:
+        """The metric of these rows: two float64 arrays of one length, at least 30, without NaN, not to be written to.
+
+        NaN says that the metric is undefined for them (a single class, say): the block is then no evidence. Whatever it
+        raises, and an infinite number, is an *error* verdict. The same rows give the same number in any order.
+        """
+        ...
+
+
+@runtime_checkable
+class InstalledMetric(Protocol):
+    """Where a `Measure` comes from. Nothing is imported before `load` is called."""
+
+    @property
+    def distribution(self) -> str:
+        """What offers it, with its version: `acme-metrics 1.2`."""
+        ...
+
+    def load(self) -> Measure:
+        """Import it. Raises `MetricError` where that fails."""
+        ...
+
+
+class MetricError(Exception):
+    """An installed metric cannot be imported, or is none; the text says why."""
 
 
 # --- Inference log: what was asked, answered and turned out true ----------------------------------------------------
@@ -464,9 +505,17 @@ class InferenceLog(Protocol):
         ...
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> Any:
-        """Milliseconds of each request a digest answered to callers, as an array; wall time."""
+        """Milliseconds of each request a digest answered as one of `variants`, as an array; wall time."""
         ...
 
     def counts(

@@ -21,11 +21,11 @@ import pytest
 
 from steersman.cli import reports
 from steersman.dataplane import metrics
-from steersman.decide.explaining import REASONS, Circumstances, Judged, explain
+from steersman.decide.explaining import REASONS, Circumstances, explain
 from steersman.domain import spec
 from steersman.domain.access import HUMAN_ONLY, PERMISSIONS, ROLE_PERMISSIONS, Role
 from steersman.domain.events import ACTIONS
-from steersman.domain.release import COMPLETIONS, PHASES, TRANSITIONS, Arm, Opened, Phase, Release
+from steersman.domain.release import COMPLETIONS, PHASES, TRANSITIONS, Arm, Cause, Opened, Phase, Release
 from steersman.domain.schema import json_schema
 from steersman.domain.verdicts import Outcome
 
@@ -108,6 +108,7 @@ def reasons() -> str:
 NAMED = {
     "release": "RELEASE", "model": "MODEL", "place": "", "environment": "the environment", "version": "*N*",
     "previous": "the version before", "step": "that it stands at", "waits_for": "*M*", "frozen": "*the reason of the freeze*",
+    "exhausted": "*says how far it is used up*", "doubted": "*the numbers*",
     "lacking": "*some* more approvals", "roles": "the role *R*", "ends_at": "*a time*",
     "traffic": "the share of requests it answers stays as it is", "fallback": "the version before answers",
 }  # fmt: skip
@@ -123,11 +124,11 @@ def standing() -> str:
         number=12, version=11, digest="sha256:b", previous=Arm(release="rel-1", version=10, digest="sha256:a"),
         document="sha256:d", phase=Phase.PAUSED, step=1, step_started_at=at, entered=True, opened=Opened.COMMAND,
         opened_at=at, opened_by="ada", resumes=Phase.PROGRESSING,
+        cause=Cause.ANALYSIS_UNDECIDED,
         because="undecided after 14 d (roc_auc: harm +0.0133 [-0.0021, +0.0287], straddling the margin 0.02, 12 days); "
         "onInconclusive is pause",
     )  # fmt: skip
-    judged = Judged(kind="analysis", step=1, name="roc_auc", outcome=Outcome.INCONCLUSIVE)
-    told = explain(Circumstances(release=waits, step=asks, judged=(judged,)))
+    told = explain(Circumstances(release=waits, step=asks))
     place = {
         "live": 10, "since": None, "release": waits.id, "release_number": 12, "release_version": 11, "phase": "Paused",
         "look_at": {

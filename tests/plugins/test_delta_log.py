@@ -165,14 +165,17 @@ def test_counts_and_latencies_are_by_arm_and_by_request(written: Written) -> Non
     written.predict(["e1", "e2"], day(0), [0.1, 0.2], request_id="q1", latency_ms=5.0)
     written.predict(["e3"], day(0), [0.1], request_id="q2", latency_ms=7.0)
     written.predict(["e3"], day(0), [0.0], digest="b", variant="candidate", status=500)
+    written.predict(["e4"], day(0), [0.1], request_id="q4", variant="shadow", latency_ms=9.0)
     written.commit()
     counts = written.log.counts(*PLACE, since=day(0), until=day(1))
     assert [(count.digest, count.variant, count.rows, count.errors) for count in counts] == [
+        ("a", "shadow", 1, 0),
         ("a", "stable", 3, 0),
         ("b", "candidate", 1, 1),
     ]
-    latencies = written.log.latencies(*PLACE, since=day(0), until=day(1), digest="a")
-    assert sorted(latencies.tolist()) == [5.0, 7.0]
+    asked = {"since": day(0), "until": day(1), "digest": "a"}
+    assert sorted(written.log.latencies(*PLACE, **asked, variants={"stable"}).tolist()) == [5.0, 7.0]
+    assert written.log.latencies(*PLACE, **asked, variants={"shadow"}).tolist() == [9.0]
 
 
 def test_a_question_opens_the_files_of_its_dates_only(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:

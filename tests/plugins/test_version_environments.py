@@ -24,7 +24,8 @@ from steersman.plugins.registries.directory import DirectoryRegistry
 from steersman.plugins.targets import building
 from steersman.plugins.targets.local import LocalTarget
 from steersman.plugins.targets.requirements import needs_of, unsatisfied
-from steersman.ports import ReplicaSpec, RunningReplica, TargetError
+from steersman.plugins.trainers.command import CommandTrainer
+from steersman.ports import JobState, ReplicaSpec, RunningReplica, TargetError, TrainingJob
 from steersman.testing.plane import stump
 
 BUILT_WITHIN_S = 150.0
@@ -170,6 +171,8 @@ def test_a_version_answers_with_the_library_it_names_and_nothing_waits_for_the_b
     assert ask(running) == (24.0 if running.sandbox != "none" else -1.0)
 
     [environment] = environments(state)
+    assert after.interpreter(replica) == environment / "bin" / "python"
+    commands_run_there(state, environment / "bin" / "python")
     built_as = environment.stat().st_ino
     end(target, replica)
     assert ask(start(LocalTarget(state), replica)) == 24.0 or running.sandbox == "none"
@@ -179,6 +182,40 @@ def test_a_version_answers_with_the_library_it_names_and_nothing_waits_for_the_b
     shutil.rmtree(replica.artifact)
     end(target, replica)
     assert environments(state) == [], "no stored version needs it any more"
+
+
+def commands_run_there(state: Path, python: Path) -> None:
+    """A command of the version's environment finds its libraries and no other, and what is missing there was not run."""
+    source = state.parent / "tests-of-it"
+    source.mkdir()
+    (source / "look.py").write_text(
+        "import importlib.util, packaging\n"
+        "assert packaging.__version__ == '24.0', packaging.__version__\n"
+        "assert importlib.util.find_spec('pytest') is None\n"
+    )
+    trainer = CommandTrainer(state)
+
+    def run(name: str, *words: str) -> JobState:
+        job = TrainingJob(
+            id=name,
+            command=words,
+            source=source,
+            data=source / "look.py",
+            environment={},
+            timeout_s=30.0,
+            memory_mb=512,
+            python=python,
+        )
+        trainer.ensure(job)
+        return until(lambda: found if (found := trainer.poll(name)).state != "running" else None)
+
+    looked = run("look", "python", "look.py")
+    assert looked.state == "succeeded", looked.because
+    assert looked.record["libraries_digest"] == f"sha256:{python.parents[1].name}"
+    for name, words in {"program": ["pytest", "-q"], "module": ["python", "-m", "pytest"]}.items():
+        missing = run(name, *words)
+        assert (missing.state, missing.record["exit_code"]) == ("failed", None)
+        assert "pytest is not in the version's own environment" in missing.because
 
 
 def test_a_build_killed_in_the_middle_leaves_nothing_and_is_begun_again(state: Path, hostile: Path) -> None:

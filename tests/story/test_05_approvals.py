@@ -26,7 +26,7 @@ def approve(story: Story, release: Release, *people: str) -> Release:
 def test_tier_2_waits_until_somebody_else_agrees(story: Story) -> None:
     release = asked(story)
     assert release.phase is Phase.PAUSED
-    assert release.because == "waits for 1 more approval(s) by role approver"
+    assert release.because == "waits for 1 more approval by role approver"
     assert story.router.weights() == {}
 
     story.days(3)

@@ -52,6 +52,14 @@ def test_rollback_brings_the_previous_version_back_in_one_settle(story: Story) -
     )
 
 
+def test_a_replica_that_the_replaced_version_loses_in_the_bake_is_started_again(story: Story) -> None:
+    three_versions(story)
+    assert story.releases[-1].phase is Phase.VERIFYING
+    story.target.kill(story.digest(2))
+    story.control.settle()
+    assert sum(replica.digest == story.digest(2) for replica in story.target.replicas) == 2
+
+
 def test_a_release_that_was_still_verified_ends_rolled_back_when_a_person_rolls_it_back(story: Story) -> None:
     three_versions(story)
     verifying = story.releases[-1]

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
+from steersman.decide.explaining import Reason
 from steersman.domain.errors import BadRequest, Blocked, NotAllowed
 from steersman.domain.release import Completion, Phase, Release
 from steersman.ledger.entry import parse_entry
+from steersman.loop.standing import standing
 from steersman.testing.story import DATASET, Story, canary, model_document
 
 STAGING = {"strategy": {"allAtOnce": {"steps": [{"setWeight": 100}, {"promote": {}}, {"bake": {"duration": "2d"}}]}}}
@@ -73,6 +75,35 @@ def test_what_it_proved_there_comes_along_and_stands_in_the_opening_entry(story:
             "verified_at": "2013-03-04T00:00:00+00:00",
         }
     )
+
+
+def test_a_bake_that_measured_nothing_of_what_it_was_to_measure_proves_nothing(story: Story) -> None:
+    bake = {"bake": {"duration": "2d", "metrics": ["roc_auc"]}}
+    staging = {"strategy": {"allAtOnce": {"steps": [{"setWeight": 100}, {"promote": {}}, bake]}}}
+    production = {"strategy": {"allAtOnce": {}}, "after": "staging"}
+    story.apply(model_document(environments={"staging": staging, "production": production}))
+    for number in (1, 2):
+        story.registry.add(number)
+        story.commands.register("default", "delay", number, actor="ann")
+    first = release(story, 1, "staging")
+    story.days(3)
+    assert story.reread(first).because == snapshot("bake and label horizon passed: nothing to compare with")
+    assert release(story, 1, "production").proved is not None, "nothing was to be measured of the first version"
+
+    story.traffic.rows = 0
+    unproven = release(story, 2, "staging")
+    story.days(3)
+
+    ended = story.reread(unproven)
+    assert (ended.completion, ended.verified_at) == (Completion.PROMOTED, None)
+    assert ended.because == snapshot(
+        "bake and label horizon passed, and nothing was measured: roc_auc: 0 days of evidence, need at least 5"
+    )
+    with story.store.read() as tx:
+        said = standing(tx, story.world_documents, ended, now=story.clock.now())
+    assert said.reason is Reason.UNPROVEN
+    with pytest.raises(Blocked, match="which production comes after: its bake there measured nothing"):
+        release(story, 2, "production")
 
 
 def test_a_version_replaced_in_the_middle_of_its_bake_proved_nothing(story: Story) -> None:

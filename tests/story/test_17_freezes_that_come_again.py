@@ -41,7 +41,7 @@ def test_a_hotfix_passes_once_somebody_else_has_agreed(story: Story) -> None:
     weekends_off(story)
     story.days(1)
     release = asked(story, 1, hotfix=True)
-    assert (release.phase, release.because) == (Phase.PAUSED, "waits for 1 more approval(s) by role approver")
+    assert (release.phase, release.because) == (Phase.PAUSED, "waits for 1 more approval by role approver")
     story.commands.approve(release.id, actor="bob", because="the feed broke the old one")
     story.control.settle()
     assert story.reread(release).completion is Completion.PROMOTED

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
+from steersman.domain.access import Grant, Role
+from steersman.domain.credentials import UserRow
 from steersman.domain.errors import Conflict
 from steersman.domain.release import Completion, Phase, Release
 from steersman.testing.story import Story, canary, model_document
@@ -25,7 +27,7 @@ def agree(story: Story, release: Release, who: str, *roles: str) -> Release:
 
 def test_each_role_takes_a_person_of_its_own(story: Story) -> None:
     release = asked(story, approvals={"required": 2, "roles": ["approver", "validator"]})
-    assert release.because == "waits for 2 more approval(s) by role approver and validator"
+    assert release.because == "waits for 2 more approvals by role approver and validator"
     agree(story, release, "bob")
     assert agree(story, release, "carol").phase is Phase.PAUSED
     assert agree(story, release, "vera", "validator").phase is Phase.VERIFYING
@@ -41,7 +43,7 @@ def test_a_step_can_ask_for_a_validator(story: Story) -> None:
     steps = [{"approval": {"role": "validator"}}, {"setWeight": 100}, {"promote": {}}]
     story.apply(model_document(environments={"production": {"strategy": {"canary": {"steps": steps}}}}))
     release = story.release(1)
-    assert agree(story, release, "bob").because == "waits for 1 more approval(s) by role validator"
+    assert agree(story, release, "bob").because == "waits for 1 more approval by role validator"
     assert agree(story, release, "vera", "validator").completion is Completion.PROMOTED
 
 
@@ -57,6 +59,30 @@ def test_an_approval_can_be_taken_back_while_nothing_rests_on_it(story: Story) -
         story.commands.withdraw(release.id, actor="bob", because="again")
 
 
+def test_who_loses_the_role_before_the_release_goes_on_has_agreed_to_nothing(story: Story) -> None:
+    def grant(*roles: Role) -> None:
+        with story.store.write() as tx:
+            grants = tuple(Grant(role=role, workspace="default") for role in roles)
+            tx.credentials.put_user(UserRow(subject="bob", grants=grants, created_at=story.clock.now()))
+
+    release = asked(story, freeze=FAIR)
+    grant(Role.APPROVER)
+    agree(story, release, "bob")
+    grant(Role.VIEWER)
+    story.days(7)
+    waiting = story.reread(release)
+    assert (waiting.phase, waiting.because) == (Phase.PAUSED, "waits for 1 more approval by role approver")
+    grant(Role.APPROVER, Role.ADMIN)
+    story.control.settle()
+    assert story.reread(release).phase is Phase.PAUSED, "an admin approves nothing"
+    grant(Role.APPROVER)
+    story.control.settle()
+    assert story.reread(release).phase is Phase.VERIFYING
+    grant(Role.VIEWER)
+    story.control.settle()
+    assert story.reread(release).phase is Phase.VERIFYING, "what went on is not undone"
+
+
 def test_a_new_revision_of_the_document_ends_what_was_agreed_to_before(story: Story) -> None:
     release = asked(story, freeze=FAIR)
     agree(story, release, "bob")
@@ -68,7 +94,7 @@ def test_a_new_revision_of_the_document_ends_what_was_agreed_to_before(story: St
         [
             "03-01 document.applied: revision 2 of Model delay",
             "03-01 release.approval_withdrawn: the approval of bob counts no longer: the model's document has a new revisi…",
-            "03-08 release.paused: waits for 1 more approval(s) by role approver",
+            "03-08 release.paused: waits for 1 more approval by role approver",
         ]
     )
     assert agree(story, release, "bob").phase is Phase.VERIFYING
@@ -94,7 +120,7 @@ def test_an_approval_ends_when_the_version_it_is_compared_with_changes(story: St
     assert [line for line in story.why(since=chapter) if "approval" in line] == snapshot(
         [
             "03-01 release.approval_withdrawn: the approval of bob counts no longer: the version it is compared with chang…",
-            "03-01 release.paused: waits for 1 more approval(s) by role approver",
+            "03-01 release.paused: waits for 1 more approval by role approver",
         ]
     )
     assert agree(story, third, "bob").phase is Phase.PROGRESSING

@@ -85,7 +85,29 @@ def test_tests_that_fail_fail_the_check_and_their_seconds_are_not_in_the_ledger(
     assert check["outcome"] == "failed"
     assert "after 0.1 s" in check["gates"][0]["because"]
     assert story.why(since=chapter)[-1].endswith(
-        "version.checked: 1 of 2 failed: tests: the model's own tests ended with exit code 1"
+        "1 of 2 failed: tests: the model's own tests failed, with this installation's libraries"
+    )
+
+
+@pytest.mark.parametrize("code", [2, 5])
+def test_tests_that_could_not_run_were_not_judged(story: Story, code: int) -> None:
+    live(story, PAIRED, tests=TESTS)
+    story.trainer.tests_exit = code
+    check = checked(story, 2)
+    assert check["outcome"] == "error"
+    assert f"could not run, with this installation's libraries: they ended with exit code {code}" in (check["because"])
+
+
+def test_tests_run_in_the_environment_that_the_version_answers_in_and_the_verdict_names_it(story: Story) -> None:
+    live(story, PAIRED, tests=TESTS)
+    story.registry.add(2)
+    story.commands.register("default", "delay", 2, actor="ann")
+    own = story.folder / "environments" / "0123456789abcdef" / "bin" / "python"
+    story.target.interpreters[story.digest(2)] = own
+    check = checked(story, 2)
+    assert story.trainer.seen[-1].python == own
+    assert check["gates"][0]["because"] == (
+        "the model's own tests passed, in the version's own environment\nenvironment 0123456789ab"
     )
 
 

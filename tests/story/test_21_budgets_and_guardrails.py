@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from inline_snapshot import snapshot
 
 from steersman.domain.release import Completion, Phase, Release
@@ -83,6 +84,66 @@ def test_windows_without_a_request_say_nothing_and_stop_nothing(story: Story) ->
             "error-budget": "inconclusive: error budget: burn rate unknown, no requests yet",
         }
     )
+
+
+SLOW = {"name": "p99-latency", "limit": "<= 50ms", "critical": True}
+
+
+def shadowed(story: Story, *guardrails: dict[str, Any], **policy: Any) -> Release:
+    """Version 2 gets copies of what version 1 answers, and answers nobody."""
+    story.apply(model_document(environments=canary(guardrails=list(guardrails), **policy)))
+    story.release(1)
+    release = story.release(2)
+    assert (story.router.copies_to, release.exposed) == ({"2"}, False)
+    return release
+
+
+@pytest.mark.parametrize(
+    ("errors", "latency_ms", "because"),
+    [
+        (0.2, 2.0, "guardrail broken: error-rate: error rate 20.0000% [13.7093%, 27.4772%], limit 0.01, n=400"),
+        (0.0, 80.0, "guardrail broken: p99-latency: latency p99 80.0 ms [80.0, inf], limit 50 ms, n=400"),
+    ],
+)
+def test_what_errs_or_is_slow_on_copies_is_taken_back_before_it_answers_anybody(
+    story: Story, monkeypatch: pytest.MonkeyPatch, errors: float, latency_ms: float, because: str
+) -> None:
+    monkeypatch.setattr(story.clock, "replay", False)  # in a replay latency is recorded and decides nothing
+    release = shadowed(story, {"name": "error-rate", "limit": "<= 1%", "critical": True}, SLOW)
+    story.traffic.errors_on_copies = {story.digest(2): errors}
+    story.traffic.latency_ms = {story.digest(2): latency_ms}
+    story.days(1)
+    ended = story.reread(release)
+    assert (ended.completion, ended.exposed) == (Completion.ABORTED, False)
+    assert ended.because == because
+    assert story.router.answered_ever == {"1"}
+    assert story.router.copies_to == set()
+
+
+def test_on_copies_only_limits_are_read_and_one_that_is_not_critical_stops_nothing(
+    story: Story,
+) -> None:
+    release = shadowed(story, BESIDE, BUDGET, {"name": "error-rate", "limit": "<= 1%"})
+    story.traffic.errors_on_copies = {story.digest(2): 0.5}
+    story.days(1)
+    assert story.reread(release).phase is Phase.PROGRESSING
+    assert read(story, release) == snapshot(
+        {"error-rate": "failed: error rate 50.0000% [41.5700%, 58.4300%], limit 0.01, n=400"}
+    )
+
+
+def test_in_the_bake_errors_are_compared_with_those_of_the_replaced_version_on_copies(story: Story) -> None:
+    release = canaried(story, BESIDE)
+    story.days(2)
+    assert story.reread(release).phase is Phase.VERIFYING
+    story.traffic.errors_on_copies, story.traffic.errors = {story.digest(1): 0.01}, {story.digest(2): 0.01}
+    story.days(1)
+    assert read(story, release) == snapshot(
+        {"error-rate": "successful: error rate ratio 1.00 [0.25, 3.93] (40 of 4000 against 40 of 4000), limit 2"}
+    )
+    story.traffic.errors = {story.digest(2): 0.2}
+    story.days(1)
+    assert story.reread(release).completion is Completion.ROLLED_BACK
 
 
 def waiting(story: Story, **rule: Any) -> Release:

@@ -134,7 +134,7 @@ def test_a_retraining_of_another_format_waits_for_a_person(story: Story) -> None
     waiting = story.releases[-1]
     assert waiting.phase is Phase.PAUSED
     assert waiting.because == (
-        "waits for 1 more approval(s) by role approver; outside of the envelope: "
+        "waits for 1 more approval by role approver; outside of the envelope: "
         "it is xgboost, production's is lightgbm, and algorithm is same"
     )
     with story.store.read() as tx:

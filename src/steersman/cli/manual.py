@@ -26,10 +26,11 @@ class Argument:
 class Command:
     """One command; `run` names the function that carries it out, imported when it runs.
 
-    With `passes_on`, arguments it does not know are handed to what it starts.
+    With `passes_on`, arguments it does not know are handed to what it starts. `misused` is the exit code of a wrong command
+    line.
     """
 
-    __slots__ = ("arguments", "description", "examples", "name", "passes_on", "run", "summary")
+    __slots__ = ("arguments", "description", "examples", "misused", "name", "passes_on", "run", "summary")
 
     def __init__(
         self,
@@ -40,9 +41,10 @@ class Command:
         description: str = "",
         examples: tuple[str, ...] = (),
         passes_on: bool = False,
+        misused: int = 1,
     ) -> None:
         self.name, self.summary, self.run, self.arguments = name, summary, run, arguments
-        self.description, self.examples, self.passes_on = description, examples, passes_on
+        self.description, self.examples, self.passes_on, self.misused = description, examples, passes_on, misused
 
 
 def _argument(*flags: str, help: str, **options: Any) -> Argument:  # noqa: A002 - argparse's word
@@ -195,11 +197,12 @@ _ALL = (
                       nargs="+", metavar="FILE"),
             _argument("--registry", help="with --here: the directory of versions", metavar="DIR"),
         ),
-        "Starts the version in its own library environment, runs the tests that its document declares and every gate against\n"
-        "what is live, and records the verdicts. Ends with 0 when all passed, 1 when one failed, and 2 when it could not be\n"
-        "judged: no data, no answer, or nothing declared.",
+        "Starts the version in its own library environment, runs there the tests that its document declares, judges every gate\n"
+        "against what is live, and records the verdicts. Ends with 0 when all passed, 1 when one failed, and 2 when it could\n"
+        "not be judged: no data, no answer, nothing declared, tests that could not run, or a wrong command line.",
         ("steersman ci ops/flight-delay --version 4", "steersman ci flight-delay --version 4 --junit gates.xml",
          "steersman ci flight-delay --version 4 --here model.yaml dataset.yaml --registry versions"),
+        misused=2,
     ),
     Command(
         "history", "what was live when, why, and who agreed", "steersman.cli.commands.looking:history",

@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | int:
         if rest and not (chosen and COMMANDS[chosen].passes_on):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
     except SystemExit as ended:
-        return int(ended.code or 0)
+        return COMMANDS[chosen].misused if ended.code and chosen else int(ended.code or 0)
     if arguments.show_version:
         from importlib.metadata import version
 

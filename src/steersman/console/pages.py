@@ -99,7 +99,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        static=static_path, tone=wording.tone, state_of=wording.state_of, kinds=wording.KINDS, marks=drawing.MARKS
+        static=static_path,
+        tone=wording.tone,
+        tone_of=wording.tone_of,
+        state_of=wording.state_of,
+        kinds=wording.KINDS,
+        marks=drawing.MARKS,
     )
     environment.filters.update({name: getattr(wording, name) for name in FILTERS})
     return environment
@@ -250,6 +255,12 @@ FORMS: Sequence[Form] = (
     Form(path="/releases/{release}/abort", command="abort", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/retry", command="retry", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/promote", command="promote", permission=Permission.RELEASE_CONTROL),
+    Form(
+        path="/models/{workspace}/{model}/waive",
+        command="waive",
+        permission=Permission.RELEASE_WAIVE,
+        fields=("version", "environment", "skip"),
+    ),
     Form(
         path="/models/{workspace}/{model}/rollback",
         command="rollback",

@@ -8,6 +8,7 @@ an hour; callers do not notice.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -31,6 +32,7 @@ from steersman.dataplane import (
     sockets,
     streamed,
     tracing,
+    usage,
 )
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
 from steersman.dataplane.capture import LogFullError, SegmentWriter
@@ -104,6 +106,7 @@ class Gateway:
         self._state = state
         self._name = f"router-{number}"
         self._path = state / "router" / "config.json"
+        self._accepting = asyncio.Lock()
         self._endpoints: dict[str, Endpoint] = {}
         self._variant_counts: dict[tuple[str, str, str, str, str], VariantCounts] = {}
         self._tokens: dict[str, TokenHash] = {}
@@ -119,11 +122,16 @@ class Gateway:
             return
         self._apply(configuration.decode(document))
 
-    def accept(self, document: bytes) -> None:
+    async def accept(self, document: bytes) -> None:
         """Persist, then swap. Raises StaleGenerationError, InvalidConfigurationError, or OSError from the disk.
 
-        The same generation is taken again only with the same content, so that a repeated call is harmless.
+        The same generation is taken again only with the same content, so that a repeated call is harmless. A disk may take
+        long: it is waited for beside the loop, which answers callers meanwhile by the configuration before.
         """
+        async with self._accepting:
+            await self._accept(document)
+
+    async def _accept(self, document: bytes) -> None:
         offered = configuration.decode(document)
         current = self.configuration
         if offered.generation < current.generation or (
@@ -132,7 +140,7 @@ class Gateway:
             raise StaleGenerationError(f"generation {offered.generation} is refused, {current.generation} is in force")
         if offered == current:
             return
-        self._persist(configuration.encode(offered))
+        await asyncio.to_thread(self._persist, configuration.encode(offered))
         self._apply(offered)
 
     def _persist(self, document: bytes) -> None:
@@ -338,7 +346,8 @@ class Gateway:
         elif path == "/metrics":
             _only_get(exchange)
             self._authorize(headers, None, "metrics")
-            own = metrics.Own(self._name, self.counters())
+            workers = await usage.of_workers(self.configuration.routes, self.upstreams)
+            own = metrics.Own(self._name, self.counters(), workers)
             kind, page = await metrics.exposition(
                 self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
             )
@@ -415,8 +424,9 @@ class Gateway:
         except EnvelopeError as error:
             raise Refusal(400, str(error), 'send {"labels": [{"event_id": "…", "value": 1}]}') from None
         try:
-            self.log.append(None, record)
-            if settings.capture == "durable":
+            durable = settings.capture == "durable"
+            self.log.append(None, record, durable=durable)
+            if durable:
                 await self.log.sync()
         except LogFullError as error:
             # A label that is not stored is not accepted in either mode: its sender can send it again.
@@ -436,7 +446,7 @@ class Gateway:
             match (exchange.method, exchange.path):
                 case ("PUT", "/configuration"):
                     body = await exchange.body(bytes_max=CONFIGURATION_BYTES_MAX, timeout_s=BODY_S_MAX)
-                    exchange.answer(200, self._put_configuration(body))
+                    exchange.answer(200, await self._put_configuration(body))
                 case ("GET", "/configuration"):
                     exchange.answer(200, configuration.encode(self.configuration))
                 case ("GET", "/counters"):
@@ -450,9 +460,9 @@ class Gateway:
         except Refusal as refusal:
             exchange.refuse(refusal)
 
-    def _put_configuration(self, body: bytes) -> bytes:
+    async def _put_configuration(self, body: bytes) -> bytes:
         try:
-            self.accept(body)
+            await self.accept(body)
         except StaleGenerationError as error:
             raise Refusal(409, str(error), "read GET /configuration and send a newer generation") from None
         except InvalidConfigurationError as error:

@@ -142,11 +142,12 @@ class Inference:
             json_bytes,
             None if asked.span is None else asked.span.trace_id,
         )
+        durable = compiled.route.capture == "durable"
         try:
-            self._log.append(compiled.context, record)
+            self._log.append(compiled.context, record, durable=durable)
         except LogFullError as error:
             mirrored = arm.role in ("mirror", "challenger")
-            if request.compiled.route.capture == "durable" and not mirrored:
+            if durable and not mirrored:
                 self._log.counts.refused_records += 1
                 raise _log_full(error) from None
             self._log.counts.dropped_records += 1

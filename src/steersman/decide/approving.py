@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from steersman.domain import spec
 from steersman.domain.access import ROLE_PERMISSIONS, Permission, Role
 from steersman.domain.approval import Binding
+from steersman.domain.linting import UNAPPROVED
 
 APPROVALS_OF_TIER = {2: 1, 3: 2}
-"""Fewest people who must agree, by tier, whatever the document says."""
+"""Fewest people who must agree, by tier, whatever the document says; in dev and staging only what it says."""
 
 if any(Permission.RELEASE_APPROVE not in ROLE_PERMISSIONS[Role(role)] for role in spec.ApproverRole):
     raise ImportError("a role that a document may ask for cannot approve: steersman.domain.access")
@@ -30,7 +31,8 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """One person's approval, with the roles by which they gave it. `bound` is None where it was not kept, in rows of 0.1."""
+    """One person's approval, with the roles by which they gave it and which they still have; without one it counts no
+    longer. `bound` is None where it was not kept, in rows of 0.1."""
 
     actor: str
     roles: frozenset[str]
@@ -40,21 +42,25 @@ class Agreement:
 
 
 def approvals_required(
-    policy: spec.EnvironmentPolicy, tier: int, *, outside: bool = False, hotfix: bool = False
+    policy: spec.EnvironmentPolicy, tier: int, *, environment: str, outside: bool = False, hotfix: bool = False
 ) -> int:
-    """How many people must agree before the first step: what the document says, at least one from tier 2, two at tier 3.
+    """How many people must agree before the first step: what the document says, at least one from tier 2, two at tier 3,
+    except in `UNAPPROVED` environments, where nobody outside of the team is answered.
 
     `outside`: the release is an automatic one beyond its envelope, and somebody must agree whatever the tier. `hotfix`: it
     passes freezes, which takes one person more.
     """
     declared = policy.approvals.required if policy.approvals else 0
-    return max(declared, APPROVALS_OF_TIER.get(tier, 0), int(outside)) + int(hotfix)
+    least = 0 if environment in UNAPPROVED else APPROVALS_OF_TIER.get(tier, 0)
+    return max(declared, least, int(outside)) + int(hotfix)
 
 
-def demanded_at_start(policy: spec.EnvironmentPolicy, tier: int, *, outside: bool, hotfix: bool) -> Demand:
+def demanded_at_start(
+    policy: spec.EnvironmentPolicy, tier: int, *, environment: str, outside: bool, hotfix: bool
+) -> Demand:
     """Who must agree before the first step."""
     approvals = policy.approvals or spec.Approvals()
-    count = approvals_required(policy, tier, outside=outside, hotfix=hotfix)
+    count = approvals_required(policy, tier, environment=environment, outside=outside, hotfix=hotfix)
     return Demand(count=count, roles=tuple(approvals.roles) if count else (), expires=approvals.expires)
 
 
@@ -73,6 +79,7 @@ def counting(
         for agreement in agreements
         if agreement.bound is not None
         and agreement.bound.changed(binding) is None
+        and agreement.roles
         and not agreement.withdrawn
         and agreement.actor not in authors
         and agreement.at <= now <= agreement.at + expires
@@ -86,7 +93,8 @@ def lacking(demand: Demand, agreed: Sequence[Agreement]) -> str | None:
     Each role must be held by a person of their own: somebody with two roles stands in for one of them.
     """
     count, roles = missing(demand, agreed)
-    return f"waits for {count} more approval(s) by role {' and '.join(roles)}" if count else None
+    more = f"{count} more approval{'' if count == 1 else 's'}"
+    return f"waits for {more} by role {' and '.join(roles)}" if count else None
 
 
 def missing(demand: Demand, agreed: Sequence[Agreement]) -> tuple[int, tuple[str, ...]]:

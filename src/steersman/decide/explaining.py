@@ -2,8 +2,9 @@
 
 One table (`REASONS`) for the command line, the API, the console and the documentation: every way in which a release
 waits, pauses or ends is a row with a sentence for a reader who knows nothing but the README, and with the commands that
-may come next, each with what it does. `explain` finds the row from the release, its step and its verdicts; it decides
-nothing, and a release is never asked to follow from what stands here.
+may come next, each with what it does. `explain` finds the row from the cause that was recorded when the release stopped,
+or, while nothing stopped it, from what it stands before; it decides nothing, and a release is never asked to follow from
+what stands here. No sentence is ever read: `because` is for people.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from steersman.decide.rolling_out import step_name
+from steersman.decide.steps import step_name
 from steersman.domain import spec
-from steersman.domain.release import Completion, Phase, Release
-from steersman.domain.verdicts import Outcome
+from steersman.domain.release import Cause, Completion, Opened, Phase, Release
+from steersman.domain.verdicts import Doubt
 
 DEFAULT_WORKSPACE = "default"
 DEFAULT_ENVIRONMENT = "production"
@@ -25,9 +26,13 @@ class Reason(StrEnum):
 
     QUEUED = "waits for another release"
     FROZEN = "frozen"
+    BUDGET_USED_UP = "error budget used up"
     GATES_UNDER_WAY = "gates under way"
     STEP_COMING = "step being brought about"
+    COMING_BACK = "on the way back"
     COLLECTING = "evidence under way"
+    LABELS_AWAITED = "labels awaited"
+    SPLIT_DOUBTED = "split not as asked"
     RESTING = "timed pause"
     APPROVAL_LACKING = "approval lacking"
     OUTSIDE_ENVELOPE = "outside of the envelope"
@@ -36,7 +41,10 @@ class Reason(StrEnum):
     NOTHING_TO_COMPARE = "nothing to compare with"
     UNDECIDED = "inconclusive"
     UNMEASURED = "not measured"
+    UNLABELLED = "labels lacking"
+    MISSPLIT = "split was not as asked"
     WORSE = "failed, not critical"
+    PAUSED_BEFORE = "paused, cause not recorded"
     VERIFYING = "promoted, being verified"
     GATE_FAILED = "gate failed"
     GATE_UNDECIDED = "gate inconclusive"
@@ -45,6 +53,8 @@ class Reason(StrEnum):
     ANALYSIS_FAILED = "analysis failed"
     UNDECIDED_ENDED = "inconclusive, and ended for that"
     UNMEASURED_ENDED = "not measured, and ended for that"
+    UNLABELLED_ENDED = "labels lacking, and ended for that"
+    MISSPLIT_ENDED = "split was not as asked, and ended for that"
     GUARDRAIL_BROKEN = "guardrail broken"
     BAKE_FAILED = "bake failed"
     DEADLINE = "progress deadline passed"
@@ -54,7 +64,9 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     TAKEN_BACK = "taken back by a rollback"
     PROMOTED = "promoted"
+    UNPROVEN = "promoted, unproven"
     BROUGHT_BACK = "brought back"
+    ENDED_BEFORE = "ended, cause not recorded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,30 +97,22 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A verdict of the release as far as it explains: of which kind and step, and how it came out."""
-
-    kind: str
-    step: int
-    name: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What is known about one release when somebody asks. `judged`: its verdicts, oldest first; a gate that did not apply
-    is left out. `lacking`: approvals still lacking at the present step, `roles` who may give them. `ends_at`: when the
-    present step ends by itself, where it does.
+    """What is known about one release when somebody asks. `lacking`: approvals still lacking at the present step, `roles`
+    who may give them. `waits_for`: the release on its way before this one. `frozen`, `exhausted`: why a freeze or an error
+    budget keeps it where it is. `doubt`: what is wrong with the comparison of the present step so far, `doubted` in words.
+    `ends_at`: when the present step ends by itself, where it does.
     """
 
     release: Release
     step: spec.Step | None
-    judged: tuple[Judged, ...] = ()
     lacking: int = 0
     roles: tuple[str, ...] = ("approver",)
-    outside: bool = False
     waits_for: int | None = None
     frozen: str | None = None
+    exhausted: str | None = None
+    doubt: Doubt | None = None
+    doubted: str = ""
     ends_at: datetime | None = None
 
 
@@ -130,6 +134,7 @@ _APPROVE = Choice(command='steersman approve {release} --because "…"', does="a
 _REJECT = Choice(command='steersman reject {release} --because "…"', does="disagrees and ends it; {fallback}")
 _RETRY = Choice(command='steersman retry {release} --because "…"', does="opens a new release of the same version")
 _ANOTHER = Choice(command='steersman release {model} VERSION{place} --because "…"', does="releases another version")
+_UNMEASURED = Choice(command=_RESUME.command, does="goes on unmeasured, under your name")
 _ROLLBACK = Choice(command='steersman rollback {model}{place} --because "…"', does="brings the previous version back")
 
 
@@ -144,6 +149,13 @@ REASONS: Mapping[Reason, Row] = {
         advice="Wait: it goes on by itself when the freeze is over.",
         choices=(_LOOK, _ABORT),
     ),
+    Reason.BUDGET_USED_UP: Row(
+        means="The document lets no release go on while the error budget of {environment} is used up; it {exhausted}. A "
+        "rollback is never held up.",
+        advice="Find what errs in the version that answers and mend it, or wait: it goes on by itself once errors are rare "
+        "again.",
+        choices=(_STATUS, _ABORT),
+    ),
     Reason.GATES_UNDER_WAY: Row(
         means="The gates are being evaluated on the holdout; no request of {environment} reaches version {version}.",
         advice="Wait: it goes on or ends by itself.",
@@ -154,10 +166,30 @@ REASONS: Mapping[Reason, Row] = {
         advice="Wait: it goes on when that is seen, and ends when it takes longer than progressDeadline.",
         choices=(_LOOK,),
     ),
+    Reason.COMING_BACK: Row(
+        means="Version {version}, promoted before, is being brought back to {environment}; no gate and no analysis holds it "
+        "up.",
+        advice="Wait: seconds while it is kept warm, else as long as a worker takes to start.",
+        choices=(_LOOK, _STATUS),
+    ),
     Reason.COLLECTING: Row(
         means="Version {version} is being compared with {previous}; there is not enough evidence for a verdict yet.",
         advice="Wait: it is judged after every block, and at {ends_at} the document says what happens if the data cannot tell.",
         choices=(_LOOK, _ABORT),
+    ),
+    Reason.LABELS_AWAITED: Row(
+        means="Version {version} is being compared with {previous}, but too few of its requests have a label: {doubted}. "
+        "Nothing is concluded before they come.",
+        advice="Look whether labels are being sent, and under the key that groundTruth names; those that come before {ends_at} "
+        "count. Afterwards no data is no pass.",
+        choices=(_LOOK, _ABORT),
+    ),
+    Reason.SPLIT_DOUBTED: Row(
+        means="The versions did not get the shares of requests that were asked for ({doubted}), so that whatever is measured "
+        "compares two different crowds: nothing is concluded from it.",
+        advice="Waiting does not mend it. Find out who is kept out of one arm (lost requests, callers that retry, one value of "
+        "stickyBy that many share), abort, and retry.",
+        choices=(_ABORT, _DOCTOR),
     ),
     Reason.RESTING: Row(
         means="It rests in the step {step} while the guardrails watch; it goes on at {ends_at}.",
@@ -194,21 +226,40 @@ REASONS: Mapping[Reason, Row] = {
     ),
     Reason.UNDECIDED: Row(
         means="The time for the analysis is over and the data cannot tell whether version {version} is worse than the "
-        "margin allows; onInconclusive is pause, so a person decides. It is no sign that the version is bad.",
+        "margin allows; the document leaves it to a person then. It is no sign that the version is bad.",
         advice="If the interval lies mostly below the margin and you can bear what lies above it, resume; else abort.",
         choices=(_RESUME, _ABORT),
     ),
     Reason.UNMEASURED: Row(
         means="The time for the analysis is over and it could not be measured: no data is never a pass.",
-        advice="Find out why (labels that never came, a metric that needs both classes), mend it, abort and retry; "
-        "resume only what you judged by other means.",
-        choices=(_ABORT, Choice(command=_RESUME.command, does="goes on unmeasured, under your name")),
+        advice="Find out why (too little traffic, a metric that needs both classes, a column the log does not keep), mend it, "
+        "abort and retry; resume only what you judged by other means.",
+        choices=(_ABORT, _UNMEASURED),
+    ),
+    Reason.UNLABELLED: Row(
+        means="The time for the analysis is over and too few requests of one or both versions have a label: no data is never "
+        "a pass.",
+        advice="Look whether labels are being sent, and under the key that groundTruth names; then abort and retry. Resume "
+        "only what you judged by other means.",
+        choices=(_ABORT, _UNMEASURED),
+    ),
+    Reason.MISSPLIT: Row(
+        means="The time for the analysis is over, and the versions did not get the shares of requests that were asked for: "
+        "what was measured compares two different crowds, and is no evidence.",
+        advice="Find out who is kept out of one arm (lost requests, callers that retry, one value of stickyBy that many "
+        "share), abort, and retry.",
+        choices=(_ABORT, _UNMEASURED),
     ),
     Reason.WORSE: Row(
         means="Version {version} is surely worse than {previous} by more than the margin in a metric that the document does "
         "not call critical, so a person decides.",
         advice="Abort, unless what it is better at outweighs this.",
         choices=(_ABORT, Choice(command=_RESUME.command, does="goes on although it failed, under your name")),
+    ),
+    Reason.PAUSED_BEFORE: Row(
+        means="It was paused by a Steersman of before, which kept the sentence only: read it under `because`; {traffic}.",
+        advice="Look at the evidence, then one of:",
+        choices=(_LOOK, _RESUME, _ABORT),
     ),
     Reason.VERIFYING: Row(
         means="Version {version} answers in {environment} and is still judged against {previous}, which stays warm; it is "
@@ -238,7 +289,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_DOCTOR, _RETRY),
     ),
     Reason.ANALYSIS_FAILED: Row(
-        means="On the same requests version {version} is surely worse than {previous} by more than the margin; {fallback}.",
+        means="Compared with {previous}, version {version} is surely worse by more than the margin; {fallback}.",
         advice="Do not retry the same version: train or choose another one, and release that.",
         choices=(_ANOTHER, _HISTORY),
     ),
@@ -253,11 +304,24 @@ REASONS: Mapping[Reason, Row] = {
     ),
     Reason.UNMEASURED_ENDED: Row(
         means="The analysis could not be measured within its time, and no data is never a pass; {fallback}.",
-        advice="Find out why (labels that never came, a metric that needs both classes), mend it, then:",
+        advice="Find out why (too little traffic, a metric that needs both classes, a column the log does not keep), mend it, "
+        "then:",
+        choices=(_DOCTOR, _RETRY),
+    ),
+    Reason.UNLABELLED_ENDED: Row(
+        means="Too few requests had a label within the time for the analysis, and no data is never a pass; {fallback}.",
+        advice="Look whether labels are being sent, and under the key that groundTruth names; then:",
+        choices=(_DOCTOR, _RETRY),
+    ),
+    Reason.MISSPLIT_ENDED: Row(
+        means="The versions did not get the shares of requests that were asked for, so that what was measured is no evidence; "
+        "{fallback}.",
+        advice="Find out who is kept out of one arm (lost requests, callers that retry, one value of stickyBy that many "
+        "share), then:",
         choices=(_DOCTOR, _RETRY),
     ),
     Reason.GUARDRAIL_BROKEN: Row(
-        means="Version {version} broke a limit on errors or latency while it answered; {fallback}.",
+        means="Version {version} broke a limit on errors or latency; {fallback}.",
         advice="Find the cause in the version's answers; release a mended version, or retry where the cause was outside.",
         choices=(_ANOTHER, _RETRY),
     ),
@@ -293,7 +357,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_STATUS, _RETRY),
     ),
     Reason.TAKEN_BACK: Row(
-        means="It was promoted, and a person brought the version before it back.",
+        means="It was promoted, and a rollback brought the version before it back.",
         advice="Read why in the rollback; a mended version is a new release.",
         choices=(_HISTORY, _ANOTHER),
     ),
@@ -302,26 +366,78 @@ REASONS: Mapping[Reason, Row] = {
         advice="Nothing to do.",
         choices=(_HISTORY, _ROLLBACK),
     ),
+    Reason.UNPROVEN: Row(
+        means="Version {version} answers in {environment}, but its bake ended without a measurement of what it was to measure: "
+        "no data is no proof, so it counts for no next environment and is not known to be good.",
+        advice="Find out why (labels that never came, too little traffic, a metric that cannot be measured) and mend it; what is "
+        "released next is measured again.",
+        choices=(_STATUS, _DOCTOR, _ROLLBACK),
+    ),
     Reason.BROUGHT_BACK: Row(
         means="Finished: version {version}, promoted before, answers again.",
         advice="See what the version that was left did wrong, and release a mended one.",
         choices=(_HISTORY, _ANOTHER),
     ),
+    Reason.ENDED_BEFORE: Row(
+        means="It was ended by a Steersman of before, which kept the sentence only: read it under `because`; {fallback}.",
+        advice="When what it names is mended:",
+        choices=(_RETRY, _ANOTHER),
+    ),
 }
 
-if missing := {*Reason} ^ {*REASONS} | {*spec.OnInconclusive} ^ {*WHEN_UNDECIDED}:
-    raise ImportError(f"reasons without a row in steersman.decide.explaining: {missing}")
+PAUSED: Mapping[Cause, Reason] = {
+    Cause.HELD: Reason.HELD,
+    Cause.PAUSE_STEP: Reason.PAUSE_STEP,
+    Cause.APPROVAL_LACKING: Reason.APPROVAL_LACKING,
+    Cause.OUTSIDE_ENVELOPE: Reason.OUTSIDE_ENVELOPE,
+    Cause.NOTHING_TO_COMPARE: Reason.NOTHING_TO_COMPARE,
+    Cause.ANALYSIS_FAILED: Reason.WORSE,
+    Cause.ANALYSIS_UNDECIDED: Reason.UNDECIDED,
+    Cause.ANALYSIS_UNMEASURED: Reason.UNMEASURED,
+    Cause.LABELS_LACKING: Reason.UNLABELLED,
+    Cause.SPLIT_MISMATCH: Reason.MISSPLIT,
+}
+"""What a release waits for that a cause has paused."""
 
-_OPENINGS: tuple[tuple[str, Reason], ...] = (
-    ("rejected by ", Reason.REJECTED),
-    ("aborted by ", Reason.ABORTED),
-    ("rolled back by ", Reason.ABORTED),
-    ("taken back by the rollback", Reason.TAKEN_BACK),
-    ("gates could not be evaluated", Reason.GATES_BROKEN),
-    ("guardrail broken", Reason.GUARDRAIL_BROKEN),
-    ("failed in the bake", Reason.BAKE_FAILED),
-)
-"""How the reason of an end begins that no verdict tells apart; `rolling_out` and `commands` write them, a test compares."""
+ENDED: Mapping[Cause, Reason] = {
+    Cause.GATE_FAILED: Reason.GATE_FAILED,
+    Cause.GATE_UNDECIDED: Reason.GATE_UNDECIDED,
+    Cause.GATE_UNMEASURED: Reason.GATE_UNMEASURED,
+    Cause.GATES_BROKEN: Reason.GATES_BROKEN,
+    Cause.ANALYSIS_FAILED: Reason.ANALYSIS_FAILED,
+    Cause.ANALYSIS_UNDECIDED: Reason.UNDECIDED_ENDED,
+    Cause.ANALYSIS_UNMEASURED: Reason.UNMEASURED_ENDED,
+    Cause.LABELS_LACKING: Reason.UNLABELLED_ENDED,
+    Cause.SPLIT_MISMATCH: Reason.MISSPLIT_ENDED,
+    Cause.GUARDRAIL_BROKEN: Reason.GUARDRAIL_BROKEN,
+    Cause.BAKE_FAILED: Reason.BAKE_FAILED,
+    Cause.BAKE_UNMEASURED: Reason.UNPROVEN,
+    Cause.PROGRESS_DEADLINE: Reason.DEADLINE,
+    Cause.NOT_RUNNING: Reason.TARGET_FAILED,
+    Cause.REJECTED: Reason.REJECTED,
+    Cause.ABORTED: Reason.ABORTED,
+    Cause.SUPERSEDED: Reason.SUPERSEDED,
+    Cause.TAKEN_BACK: Reason.TAKEN_BACK,
+}
+"""How a release ended that a cause has stopped."""
+
+DOUBTED: Mapping[Doubt, Reason] = {Doubt.SPLIT: Reason.SPLIT_DOUBTED, Doubt.LABELS: Reason.LABELS_AWAITED}
+"""What an analysis that is under way has to be told about, beside that it is under way."""
+
+WANTS_A_LOOK = frozenset({Reason.BUDGET_USED_UP, Reason.LABELS_AWAITED, Reason.SPLIT_DOUBTED})
+"""What a release under way waits for that may never come by itself, so that a person should look before it is over."""
+
+STOOD: Mapping[Completion, Reason] = {
+    Completion.PROMOTED: Reason.PROMOTED,
+    Completion.FAST_PROMOTED: Reason.PROMOTED,
+    Completion.FAST_ROLLED_BACK: Reason.BROUGHT_BACK,
+    Completion.SUPERSEDED: Reason.SUPERSEDED,
+}
+"""Completions that say by themselves why, where no cause was recorded."""
+
+unexplained = {*Doubt} ^ {*DOUBTED} | {*Cause} - {*PAUSED, *ENDED}
+if missing := {*Reason} ^ {*REASONS} | {*spec.OnInconclusive} ^ {*WHEN_UNDECIDED} | unexplained:
+    raise ImportError(f"without a row in steersman.decide.explaining: {missing}")
 
 
 def explain(known: Circumstances) -> Standing:
@@ -340,78 +456,28 @@ def explain(known: Circumstances) -> Standing:
 
 
 def reason_of(known: Circumstances) -> Reason:
-    """Which row holds; the release's own state first, then its verdicts, then the words its reason begins with."""
-    release = known.release
+    """Which row holds: what stopped the release, or what it stands before."""
+    release, cause = known.release, known.release.cause
     ending = release.completion or (release.ending if release.phase is Phase.DEGRADED else None)
     if ending is not None:
-        return _ended(known, ending)
+        return STOOD.get(ending, Reason.ENDED_BEFORE) if cause is None else ENDED[cause]
     if release.phase is Phase.VERIFYING:
         return Reason.VERIFYING
     if release.phase is Phase.PAUSED:
-        return _paused(known)
+        return Reason.PAUSED_BEFORE if cause is None else PAUSED[cause]
+    if release.opened is Opened.ROLLBACK:
+        return Reason.COMING_BACK
     if known.frozen is not None:
         return Reason.FROZEN
+    if release.phase is Phase.PENDING and known.waits_for is not None:
+        return Reason.QUEUED
+    if known.exhausted is not None:
+        return Reason.BUDGET_USED_UP
     if release.phase is Phase.PENDING:
-        return Reason.QUEUED if known.waits_for is not None else Reason.GATES_UNDER_WAY
+        return Reason.GATES_UNDER_WAY
     if release.entered and isinstance(known.step, spec.Analysis):
-        return Reason.COLLECTING
+        return Reason.COLLECTING if known.doubt is None else DOUBTED[known.doubt]
     return Reason.RESTING if release.entered and isinstance(known.step, spec.Pause) else Reason.STEP_COMING
-
-
-def _paused(known: Circumstances) -> Reason:
-    release = known.release
-    if release.held:
-        return Reason.HELD if release.because.startswith("paused by ") else Reason.NOTHING_TO_COMPARE
-    if release.resumes is Phase.PENDING:
-        return Reason.OUTSIDE_ENVELOPE if known.outside else Reason.APPROVAL_LACKING
-    if isinstance(known.step, spec.Approval):
-        return Reason.APPROVAL_LACKING
-    if not isinstance(known.step, spec.Analysis):
-        return Reason.PAUSE_STEP
-    outcomes = _outcomes(known, "analysis")
-    if Outcome.FAILED in outcomes:
-        return Reason.WORSE
-    measured = set(known.step.metrics) <= {j.name for j in known.judged if j.kind == "analysis"}
-    return Reason.UNDECIDED if measured and Outcome.ERROR not in outcomes else Reason.UNMEASURED
-
-
-def _ended(known: Circumstances, ending: Completion) -> Reason:
-    release = known.release
-    simple = {
-        Completion.PROMOTED: Reason.PROMOTED,
-        Completion.FAST_PROMOTED: Reason.PROMOTED,
-        Completion.FAST_ROLLED_BACK: Reason.BROUGHT_BACK,
-        Completion.SUPERSEDED: Reason.SUPERSEDED,
-    }
-    if ending in simple:
-        return simple[ending]
-    for opening, reason in _OPENINGS:
-        if release.because.startswith(opening):
-            return reason
-    if "within progressDeadline" in release.because:
-        return Reason.DEADLINE
-    if release.because.startswith("gate failed"):
-        gates = _outcomes(known, "gate")
-        if Outcome.FAILED in gates:
-            return Reason.GATE_FAILED
-        return Reason.GATE_UNMEASURED if Outcome.ERROR in gates else Reason.GATE_UNDECIDED
-    analysed = _outcomes(known, "analysis")
-    if Outcome.FAILED in analysed:
-        return Reason.ANALYSIS_FAILED
-    if "undecided after" in release.because:
-        decided = Outcome.ERROR not in analysed and "nothing was measured" not in release.because
-        return Reason.UNDECIDED_ENDED if decided else Reason.UNMEASURED_ENDED
-    return Reason.TARGET_FAILED
-
-
-def _outcomes(known: Circumstances, kind: str) -> set[Outcome]:
-    """How the newest verdicts of a kind came out; those of an analysis at the present step only."""
-    newest = {
-        judged.name: judged.outcome
-        for judged in known.judged
-        if judged.kind == kind and (kind == "gate" or judged.step == known.release.step)
-    }
-    return set(newest.values())
 
 
 def _places(known: Circumstances) -> Mapping[str, str]:
@@ -430,6 +496,8 @@ def _places(known: Circumstances) -> Mapping[str, str]:
         "step": "" if known.step is None else step_name(known.step),
         "waits_for": str(known.waits_for),
         "frozen": str(known.frozen),
+        "exhausted": str(known.exhausted),
+        "doubted": known.doubted,
         "lacking": f"{count} more approval{'' if count == 1 else 's'}",
         "roles": _either(known.roles),
         "ends_at": "the end of its time" if known.ends_at is None else f"{known.ends_at:%Y-%m-%d %H:%M} UTC",

@@ -14,19 +14,15 @@ from typing import Any
 
 import msgspec
 
-from steersman.decide.approving import APPROVALS_OF_TIER, Agreement, demanded_at_start, demanded_by, lacking
+from steersman.decide.approving import Agreement, demanded_at_start, demanded_by, lacking
+from steersman.decide.causes import GATES_SAID, cause_of_gates, cause_of_undecided
 from steersman.decide.judging import SettlementAction, settle_inconclusive
+from steersman.decide.steps import GATES_STEP, promotes_past, step_name, steps_of, with_weight
 from steersman.domain import spec
 from steersman.domain.durations import format_duration
 from steersman.domain.events import Action
-from steersman.domain.release import Arm, Completion, Opened, Phase, Release, completed, moved
+from steersman.domain.release import Arm, Cause, Completion, Opened, Phase, Release, completed, moved
 from steersman.domain.verdicts import Outcome, Verdict
-
-APPROVED_TIER_MIN = min(APPROVALS_OF_TIER)
-"""From this tier on nobody skips a proof alone."""
-
-GATES_STEP = -1
-"""The step number under which gates and the approvals before the first step are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +103,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A verdict of a move, kept with the release."""
+    """A verdict of a move, kept with the release. `applies` is False for a gate that had nothing to compare with."""
 
     kind: str
     name: str
     verdict: Verdict
+    applies: bool = True
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """As it stands with the release."""
+        return {**verdict_data(self.name, self.verdict), **({} if self.applies else {"applies": False})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +121,6 @@ class Move:
     release: Release
     notes: tuple[Note, ...] = ()
     evidence: tuple[Evidence, ...] = ()
-
-
-def steps_of(policy: spec.EnvironmentPolicy, release: Release) -> tuple[spec.Step, ...]:
-    """The steps this release goes through. A rollback goes straight to an already promoted version."""
-    if release.opened is Opened.ROLLBACK:
-        return (spec.SetWeight(weight_pct=100), spec.Promote())
-    return policy.strategy.steps
 
 
 def plan(facts: Facts) -> Move | None:
@@ -138,7 +133,7 @@ def plan(facts: Facts) -> Move | None:
     if broken := _guardrail_broken(facts):
         return broken
     if facts.broken is not None and release.phase in (Phase.PENDING, Phase.PROGRESSING):
-        return degrade(release, _failure(release), now=facts.now, because=facts.broken)
+        return degrade(release, failure(release), now=facts.now, because=facts.broken, cause=Cause.NOT_RUNNING)
     if overdue := _overdue(facts):
         return overdue
     if release.phase is Phase.VERIFYING:
@@ -170,7 +165,8 @@ def _overdue(facts: Facts) -> Move | None:
     if what is None or facts.awaited_since is None or facts.now < facts.awaited_since + deadline:
         return None
     because = f"{what} did not come about within progressDeadline, {format_duration(deadline)}"
-    return degrade(facts.release, _failure(facts.release), now=facts.now, because=because)
+    ending = failure(facts.release)
+    return degrade(facts.release, ending, now=facts.now, because=because, cause=Cause.PROGRESS_DEADLINE)
 
 
 def compares_with_another(facts: Facts) -> bool:
@@ -191,8 +187,8 @@ def _compare_anew(facts: Facts) -> Move:
         return Move(release=after)
     because = "the version it was compared with was taken back and no other answers; a person decides"
     if after.phase is Phase.PAUSED:
-        return Move(release=msgspec.structs.replace(after, held=True, because=because))
-    return hold(after, now=facts.now, because=because)
+        return Move(release=msgspec.structs.replace(after, held=True, because=because, cause=Cause.NOTHING_TO_COMPARE))
+    return hold(after, now=facts.now, because=because, cause=Cause.NOTHING_TO_COMPARE)
 
 
 def _thawed(facts: Facts, move: Move | None) -> Move | None:
@@ -224,16 +220,21 @@ def _pending(facts: Facts) -> Move | None:
         return _start(facts, "goes back to a version that was promoted before")
     if facts.gates_broken is not None:
         because = f"gates could not be evaluated: {facts.gates_broken}"
-        move = degrade(release, Completion.ABORTED, now=facts.now, because=because)
+        move = degrade(release, Completion.ABORTED, now=facts.now, because=because, cause=Cause.GATES_BROKEN)
         return _after(move, Note(action=Action.GATES_FAILED, because=because))
     if facts.gates is None:
         return None if facts.gates_declared else _approved_or_wait(facts)
     failed = [result for result in facts.gates if result.applies and result.verdict.outcome is not Outcome.SUCCESSFUL]
-    evidence = tuple(Evidence(kind="gate", name=result.gate, verdict=result.verdict) for result in facts.gates)
+    evidence = tuple(
+        Evidence(kind="gate", name=result.gate, verdict=result.verdict, applies=result.applies)
+        for result in facts.gates
+    )
     recorded = tuple(Evidence(kind="gate", name=result.gate, verdict=result.recorded) for result in facts.gates)
     if failed:
         because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in failed)
-        move = degrade(release, Completion.ABORTED, now=facts.now, because=f"gate failed: {because}")
+        cause = cause_of_gates([result.verdict.outcome for result in failed])
+        said = f"{GATES_SAID[cause]}: {because}"
+        move = degrade(release, Completion.ABORTED, now=facts.now, because=said, cause=cause)
         note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(recorded))
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
     if release.step != GATES_STEP:
@@ -251,13 +252,16 @@ def _approved_or_wait(facts: Facts) -> Move | None:
     if missing is None:
         return _start(facts, _approved_by(facts) if facts.approvers else "gates passed")
     because = missing if facts.outside is None else f"{missing}; outside of the envelope: {facts.outside}"
-    after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, resumes=Phase.PENDING)
-    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+    cause = Cause.APPROVAL_LACKING if facts.outside is None else Cause.OUTSIDE_ENVELOPE
+    return _pause(facts, because, cause=cause, resumes=Phase.PENDING)
 
 
 def _missing_at_start(facts: Facts) -> str | None:
-    outside, hotfix = facts.outside is not None, facts.release.hotfix
-    return lacking(demanded_at_start(facts.policy, facts.tier, outside=outside, hotfix=hotfix), facts.approvers)
+    release, outside = facts.release, facts.outside is not None
+    demand = demanded_at_start(
+        facts.policy, facts.tier, environment=release.environment, outside=outside, hotfix=release.hotfix
+    )
+    return lacking(demand, facts.approvers)
 
 
 def _approved_by(facts: Facts) -> str:
@@ -292,7 +296,7 @@ def _progressing(facts: Facts) -> Move | None:
         case spec.Mirror() | spec.SetWeight():
             return _next(facts, f"{step_name(step)} in effect")
         case spec.Pause(duration=None):
-            return _pause(facts, "pauses until someone resumes it", resumes=Phase.PROGRESSING)
+            return _pause(facts, "pauses until someone resumes it", cause=Cause.PAUSE_STEP)
         case spec.Pause(duration=duration):
             done = facts.now >= release.step_started_at + (duration or timedelta())
             return _next(facts, "pause is over") if done else None
@@ -303,7 +307,7 @@ def _progressing(facts: Facts) -> Move | None:
             return (
                 _next(facts, _approved_by(facts))
                 if missing is None
-                else _pause(facts, missing, resumes=Phase.PROGRESSING)
+                else _pause(facts, missing, cause=Cause.APPROVAL_LACKING)
             )
         case spec.Promote():
             return _promote(facts) if facts.in_effect else None
@@ -328,27 +332,12 @@ def _passed_over(facts: Facts, step: spec.Step) -> Move | None:
     return _next(facts, because, note)
 
 
-def promotes_past(step: spec.Step, tier: int) -> bool:
-    """Whether `promote` may pass over the step: from tier 2 an analysis stands unless an approver waives it."""
-    return isinstance(step, spec.Pause) or (isinstance(step, spec.Analysis) and tier < APPROVED_TIER_MIN)
-
-
 def _next(facts: Facts, because: str, *notes: Note, evidence: tuple[Evidence, ...] = ()) -> Move:
     release = facts.release
     after = msgspec.structs.replace(
         release, step=release.step + 1, entered=False, step_started_at=facts.now, because=because
     )
     return Move(release=with_weight(after, facts.policy), notes=notes, evidence=evidence)
-
-
-def with_weight(release: Release, policy: spec.EnvironmentPolicy) -> Release:
-    """The release with the share of requests its present step asks for."""
-    step = steps_of(policy, release)[release.step]
-    if not isinstance(step, spec.SetWeight):
-        return release
-    # The first version has nobody to share with: whoever asks is answered by it.
-    weight = 100.0 if release.previous is None else float(step.weight_pct)
-    return msgspec.structs.replace(release, weight_pct=weight, exposed=release.exposed or weight > 0)
 
 
 def _analysis(facts: Facts, step: spec.Analysis) -> Move | None:
@@ -361,9 +350,9 @@ def _analysis(facts: Facts, step: spec.Analysis) -> Move | None:
         because = "; ".join(verdict.because for verdict in failed.values())
         note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
         if not step.critical:
-            paused = _pause(facts, because, resumes=Phase.PROGRESSING)
+            paused = _pause(facts, because, cause=Cause.ANALYSIS_FAILED)
             return Move(release=paused.release, notes=(note, *paused.notes), evidence=evidence)
-        move = degrade(release, _failure(release), now=facts.now, because=because)
+        move = degrade(release, failure(release), now=facts.now, because=because, cause=Cause.ANALYSIS_FAILED)
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
     if len(known) == len(verdicts) and all(verdict.outcome is Outcome.SUCCESSFUL for verdict in known.values()):
         because = "; ".join(verdict.because for verdict in known.values())
@@ -392,13 +381,13 @@ def _inconclusive(
     ]
     because = "; ".join(settlement.because for settlement in settled)
     note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
-    actions = {settlement.action for settlement in settled}
+    actions, cause = {settlement.action for settlement in settled}, cause_of_undecided(verdicts.values())
     if SettlementAction.ROLLBACK in actions:
-        move = degrade(facts.release, _failure(facts.release), now=facts.now, because=because)
+        move = degrade(facts.release, failure(facts.release), now=facts.now, because=because, cause=cause)
     elif actions == {SettlementAction.PROMOTE}:
         return _next(facts, because, note, evidence=evidence)
     else:
-        move = _pause(facts, because, resumes=Phase.PROGRESSING)
+        move = _pause(facts, because, cause=cause)
     return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
 
 
@@ -432,7 +421,7 @@ def _verifying(facts: Facts) -> Move | None:
         return _complete(facts, Completion.FAST_ROLLED_BACK, because) if facts.in_effect else None
     if facts.undone_by is not None:
         because = f"taken back by the rollback of release {facts.undone_by}"
-        return degrade(release, Completion.ROLLED_BACK, now=facts.now, because=because)
+        return degrade(release, Completion.ROLLED_BACK, now=facts.now, because=because, cause=Cause.TAKEN_BACK)
     ending = Completion.FAST_PROMOTED if release.full or release.hurried else Completion.PROMOTED
     if facts.replaced_by is not None:
         return _complete(facts, ending, f"release {facts.replaced_by} took its place while it was verified")
@@ -446,12 +435,18 @@ def _verifying(facts: Facts) -> Move | None:
     failed = {name: verdict for name, verdict in facts.analysis.items() if verdict.outcome is Outcome.FAILED}
     said = "; ".join(verdict.because for verdict in facts.analysis.values())
     if failed:
-        move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"failed in the bake: {said}")
+        because = f"failed in the bake: {said}"
+        move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=because, cause=Cause.BAKE_FAILED)
         return Move(release=move.release, notes=move.notes, evidence=evidence)
     if facts.now < promoted_at + max(bake.duration + facts.horizon, warm_for):
         return None
-    because = f"bake and label horizon passed: {said or 'no metric declared'}"
-    done = _stood(facts, ending, because)
+    unsaid = "nothing to compare with" if bake.metrics else "no metric declared"
+    because = f"bake and label horizon passed: {said or unsaid}"
+    if facts.analysis and not any(verdict.measured for verdict in facts.analysis.values()):
+        because = f"bake and label horizon passed, and nothing was measured: {said}"
+        done = _complete(facts, ending, because, cause=Cause.BAKE_UNMEASURED)
+    else:
+        done = _stood(facts, ending, because)
     return Move(release=done.release, notes=done.notes, evidence=evidence)
 
 
@@ -461,9 +456,11 @@ def _stood(facts: Facts, completion: Completion, because: str) -> Move:
     return _complete(stood, completion, because)
 
 
-def _complete(facts: Facts, completion: Completion, because: str) -> Move:
+def _complete(facts: Facts, completion: Completion, because: str, cause: Cause | None = None) -> Move:
     after = completed(facts.release, completion, at=facts.now, because=because)
     data = {**_release_data(after), "completion": str(completion)}
+    if cause is not None:
+        after, data = msgspec.structs.replace(after, cause=cause), {**data, "cause": str(cause)}
     return Move(release=after, notes=(Note(action=Action.RELEASE_COMPLETED, because=because, data=data),))
 
 
@@ -472,7 +469,7 @@ def _complete(facts: Facts, completion: Completion, because: str) -> Move:
 
 def _guardrail_broken(facts: Facts) -> Move | None:
     release = facts.release
-    if not release.exposed or release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
+    if release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
         return None
     if release.opened is Opened.ROLLBACK:
         return None  # what it replaces was worse; there is no better place to go by oneself
@@ -482,20 +479,30 @@ def _guardrail_broken(facts: Facts) -> Move | None:
     because = "; ".join(f"{reading.name}: {reading.verdict.because}" for reading in broken)
     evidence = tuple(Evidence(kind="guardrail", name=reading.name, verdict=reading.verdict) for reading in broken)
     note = Note(action=Action.GUARDRAIL_BROKEN, because=because, data=_summaries(evidence))
-    move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=f"guardrail broken: {because}")
+    said = f"guardrail broken: {because}"
+    move = degrade(release, failure(release), now=facts.now, because=said, cause=Cause.GUARDRAIL_BROKEN)
     return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
 
 
-def _failure(release: Release) -> Completion:
+def failure(release: Release) -> Completion:
+    """How a release that does not make it completes: RolledBack once it answered a request of production."""
     return Completion.ROLLED_BACK if release.exposed else Completion.ABORTED
 
 
-def degrade(release: Release, ending: Completion, *, now: datetime, because: str) -> Move:
+def degrade(release: Release, ending: Completion, *, now: datetime, because: str, cause: Cause) -> Move:
     """Give up: the traffic goes back to the previous version, then the release completes as `ending`."""
     after = moved(
-        release, Phase.DEGRADED, at=now, because=because, ending=ending, weight_pct=0.0, degraded_at=now, entered=False
+        release,
+        Phase.DEGRADED,
+        at=now,
+        because=because,
+        cause=cause,
+        ending=ending,
+        weight_pct=0.0,
+        degraded_at=now,
+        entered=False,
     )
-    data = {**_release_data(release), "ending": str(ending)}
+    data = {**_release_data(release), "ending": str(ending), "cause": str(cause)}
     return Move(release=after, notes=(Note(action=Action.RELEASE_DEGRADED, because=because, data=data),))
 
 
@@ -505,9 +512,9 @@ def _degraded(facts: Facts) -> Move | None:
     return _complete(facts, facts.release.ending or Completion.ABORTED, facts.release.because)
 
 
-def _pause(facts: Facts, because: str, *, resumes: Phase) -> Move:
-    after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, resumes=resumes)
-    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+def _pause(facts: Facts, because: str, *, cause: Cause, resumes: Phase = Phase.PROGRESSING) -> Move:
+    after = moved(facts.release, Phase.PAUSED, at=facts.now, because=because, cause=cause, resumes=resumes)
+    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because, data={"cause": str(cause)}),))
 
 
 def _paused(facts: Facts) -> Move | None:
@@ -526,36 +533,15 @@ def _paused(facts: Facts) -> Move | None:
     return None
 
 
-def hold(release: Release, *, now: datetime, because: str) -> Move:
+def hold(release: Release, *, now: datetime, because: str, cause: Cause) -> Move:
     """Only a person lets it go on from here; its traffic and the time its step began stay as they are."""
-    after = moved(release, Phase.PAUSED, at=now, because=because, resumes=release.phase, held=True)
+    after = moved(release, Phase.PAUSED, at=now, because=because, cause=cause, resumes=release.phase, held=True)
     after = msgspec.structs.replace(after, step_started_at=release.step_started_at)
-    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because),))
+    return Move(release=after, notes=(Note(action=Action.RELEASE_PAUSED, because=because, data={"cause": str(cause)}),))
 
 
 def _after(move: Move, *before: Note) -> Move:
     return Move(release=move.release, notes=(*before, *move.notes), evidence=move.evidence)
-
-
-def step_name(step: spec.Step) -> str:
-    """A step in a few words, the same on every page."""
-    match step:
-        case spec.Mirror():
-            return f"mirror {step.percent} %"
-        case spec.SetWeight():
-            return f"setWeight {step.weight_pct} %"
-        case spec.Pause(duration=None):
-            return "pause until resumed"
-        case spec.Pause(duration=duration):
-            return f"pause {format_duration(duration or timedelta())}"
-        case spec.Analysis():
-            return f"analysis of {', '.join(step.metrics)}"
-        case spec.Approval():
-            return f"approval by {step.count} × {step.role}"
-        case spec.Promote():
-            return "promote"
-        case spec.Bake():
-            return f"bake {format_duration(step.duration)}"
 
 
 def _step_data(release: Release, step: spec.Step) -> dict[str, Any]:

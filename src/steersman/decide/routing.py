@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from steersman.decide.rolling_out import steps_of
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
 from steersman.domain.release import Arm, Opened, Phase, Release
 from steersman.domain.traffic import Challenger, Mirror, Traffic
@@ -128,7 +128,7 @@ def desired_traffic(
     candidate = in_progress(releases)
     mirrors: list[Mirror] = []
     warm: list[Arm] = [r.arm for r in standing[-1 - keep_warm : -1] if r.version not in retired][::-1]
-    at_full: list[str] = []
+    at_full: list[str] = [arm.digest for arm in warm]
     weight = 0.0
     if candidate is not None and candidate.phase is not Phase.DEGRADED:
         # A candidate that answers already is the only healthy one when the stable version was taken back.
@@ -136,7 +136,7 @@ def desired_traffic(
         warm.insert(0, candidate.arm)
         if isinstance(policy_of(candidate).strategy, spec.BlueGreen):
             at_full.append(candidate.digest)
-        percent = _mirror_pct(candidate, policy_of(candidate))
+        percent = mirrored_pct(candidate, policy_of(candidate))
         if percent and not weight and stable is not None:
             mirrors.append(Mirror(arm=candidate.arm, role="mirror", percent=percent))
     if stable is not None and stable.previous is not None and _both_sides_stay(stable, policy_of):
@@ -182,7 +182,7 @@ def _compared_with(stable: Release, policy_of: PolicyOf, *, recovering: bool) ->
     return stable.previous if compares else None
 
 
-def _mirror_pct(release: Release, policy: spec.EnvironmentPolicy) -> float:
+def mirrored_pct(release: Release, policy: spec.EnvironmentPolicy) -> float:
     """Share of requests copied at the release's present step; 0 before its mirror step and after promotion."""
     if release.phase is Phase.PENDING or release.resumes is Phase.PENDING:
         return 0.0

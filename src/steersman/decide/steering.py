@@ -7,20 +7,12 @@ from datetime import datetime
 
 import msgspec
 
-from steersman.decide.rolling_out import (
-    GATES_STEP,
-    Move,
-    Note,
-    hold,
-    promotes_past,
-    step_name,
-    steps_of,
-    with_weight,
-)
+from steersman.decide.rolling_out import Move, Note, hold
+from steersman.decide.steps import GATES_STEP, promotes_past, step_name, steps_of, with_weight
 from steersman.domain import spec
 from steersman.domain.errors import Blocked, Conflict
 from steersman.domain.events import Action
-from steersman.domain.release import Opened, Phase, Release, moved
+from steersman.domain.release import Cause, Opened, Phase, Release, moved
 
 
 def pause(release: Release, *, now: datetime, because: str) -> Move:
@@ -31,7 +23,7 @@ def pause(release: Release, *, now: datetime, because: str) -> Move:
             Phase.VERIFYING: "It was promoted: `rollback` or `abort` brings the previous version back.",
         }
         raise Conflict(f"a release that is {release.phase} cannot be paused", next_step=instead.get(release.phase))
-    return hold(release, now=now, because=because)
+    return hold(release, now=now, because=because, cause=Cause.HELD)
 
 
 def resume(release: Release, policy: spec.EnvironmentPolicy, *, now: datetime, because: str) -> Move:

@@ -74,7 +74,7 @@ ACTIONS: dict[Action, str] = {
     Action.STEP_STARTED: "the traffic a step asks for is in effect",
     Action.STEP_SKIPPED: "an analysis or a pause was passed over: a person promoted, or a waiver allows it",
     Action.ANALYSIS_CONCLUDED: "an analysis reached its verdict",
-    Action.GUARDRAIL_BROKEN: "a limit on errors or latency was broken by the version in service",
+    Action.GUARDRAIL_BROKEN: "a limit on errors or latency was broken by the candidate, on copies of requests or in service",
     Action.RELEASE_PAUSED: "the release waits for a person",
     Action.RELEASE_RESUMED: "a person let the release go on",
     Action.RELEASE_PROMOTED: "the version became the environment's stable one",

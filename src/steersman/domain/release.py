@@ -31,6 +31,37 @@ class Completion(StrEnum):
     FAST_ROLLED_BACK = "FastRolledBack"
 
 
+class Cause(StrEnum):
+    """What a release that waits for a person, or that ended without its promotion standing or proved, was stopped by.
+
+    Recorded by whoever stops it, at that moment; `because` beside it is the sentence with the numbers, for people only.
+    """
+
+    HELD = "held"
+    PAUSE_STEP = "pause-step"
+    APPROVAL_LACKING = "approval-lacking"
+    OUTSIDE_ENVELOPE = "outside-envelope"
+    NOTHING_TO_COMPARE = "nothing-to-compare"
+    GATE_FAILED = "gate-failed"
+    GATE_UNDECIDED = "gate-undecided"
+    GATE_UNMEASURED = "gate-unmeasured"
+    GATES_BROKEN = "gates-broken"
+    ANALYSIS_FAILED = "analysis-failed"
+    ANALYSIS_UNDECIDED = "analysis-undecided"
+    ANALYSIS_UNMEASURED = "analysis-unmeasured"
+    LABELS_LACKING = "labels-lacking"
+    SPLIT_MISMATCH = "split-mismatch"
+    GUARDRAIL_BROKEN = "guardrail-broken"
+    BAKE_FAILED = "bake-failed"
+    BAKE_UNMEASURED = "bake-unmeasured"
+    PROGRESS_DEADLINE = "progress-deadline"
+    NOT_RUNNING = "not-running"
+    REJECTED = "rejected"
+    ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+    TAKEN_BACK = "taken-back"
+
+
 PHASES: dict[Phase, str] = {
     Phase.PENDING: "opened; gates are being evaluated, no request of production reaches the version",
     Phase.PROGRESSING: "carrying out its steps",
@@ -52,8 +83,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
     Completion.PROMOTED: (
         frozenset({Phase.VERIFYING}),
-        "every step passed, then bake and label horizon, or a later release took its place before they were over "
-        "(`verified_at` is empty then, and it proves nothing for the next environment)",
+        "every step passed, then bake and label horizon; where a later release took its place before they were over, or the "
+        "bake measured nothing of what it was to measure, `verified_at` is empty and it proves nothing for the next environment",
     ),
     Completion.FAST_PROMOTED: (
         frozenset({Phase.VERIFYING}),
@@ -76,6 +107,9 @@ COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
         "brought an earlier promoted version back by `rollback`, without gates and steps, which it had passed before",
     ),
 }
+
+NOT_MADE = (Completion.ABORTED, Completion.ROLLED_BACK)
+"""How a release ends that somebody should look at; a superseded one was meant to."""
 
 if set(PHASES) != set(Phase) or set(TRANSITIONS) != set(Phase) or set(COMPLETIONS) != set(Completion):
     raise ImportError("a phase or completion has no row in the tables of steersman.domain.release")
@@ -120,10 +154,12 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     steps as they were when the release was opened (`document` is that revision's digest); `entered` says that the traffic
     the step asks for is in effect, `step_started_at` since when. `weight_pct` is the share of requests its version is
     meant to answer, `exposed` whether it ever was above zero. `ending` is how a Degraded release will complete, `resumes`
-    the phase a Paused one goes back to, `held` that a person paused it, so that only a person lets it go on. `full`: a
+    the phase a Paused one goes back to, `held` that a person paused it, so that only a person lets it go on, `cause` what
+    stopped it (None while nothing did, and in releases stopped by 0.1, which kept the sentence only). `full`: a
     person promoted past all analyses and pauses to come; `hurried`: past at least one of them. `hotfix`: freezes do not hold
     it. `proved` is what the digest brings along from the environment before, `waived` the steps it may pass over.
-    `verified_at`: bake and label horizon have passed. `row` counts writes: a writer that read an older row loses.
+    `verified_at`: bake and label horizon have passed, and something was measured of what was to be. `row` counts writes: a
+    writer that read an older row loses.
     """
 
     id: str
@@ -158,6 +194,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     verified_at: datetime | None = None
     resumes: Phase | None = None
     held: bool = False
+    cause: Cause | None = None
     because: str = ""
     row: int = 0
 
@@ -171,11 +208,16 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         return self.completion is None and self.phase not in (Phase.VERIFYING, Phase.HEALTHY)
 
 
-def moved(release: Release, phase: Phase, *, at: datetime, because: str, **changes: object) -> Release:
-    """The release in another phase; raises IllegalTransition where TRANSITIONS has no such arrow."""
+def moved(
+    release: Release, phase: Phase, *, at: datetime, because: str, cause: Cause | None = None, **changes: object
+) -> Release:
+    """The release in another phase; raises IllegalTransition where TRANSITIONS has no such arrow.
+
+    `cause` is what stops it, where the other phase is one in which it is stopped; what stopped it before is forgotten.
+    """
     if phase not in TRANSITIONS[release.phase]:
         raise IllegalTransition(f"release {release.id}: {release.phase} may not become {phase}")
-    return msgspec.structs.replace(release, phase=phase, step_started_at=at, because=because, **changes)
+    return msgspec.structs.replace(release, phase=phase, step_started_at=at, because=because, cause=cause, **changes)
 
 
 def completed(release: Release, completion: Completion, *, at: datetime, because: str) -> Release:

@@ -18,8 +18,8 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """What one model's requests in one environment should meet, decided from releases alone.
 
-    `at_full` are digests that run as many replicas as the one that answers, although they do not: both sides of a
-    blue-green switch.
+    `at_full` are digests that run as many replicas as the one that answers, although they do not: versions kept warm, so
+    that going back under load starts nothing, also while they get copies; and both sides of a blue-green switch.
     """
 
     workspace: str

@@ -25,6 +25,13 @@ class Outcome(StrEnum):
     ERROR = "error"  # not measured: query failed, timed out, labels missing. Never counts as successful.
 
 
+class Doubt(StrEnum):
+    """What may be wrong with a comparison itself, so that nothing is concluded from it whatever it measured."""
+
+    SPLIT = "split"  # the arms did not get the shares of requests that were asked for
+    LABELS = "labels"  # too few requests have a label, or surely more of one arm than of the other
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One judgement with the numbers it rests on.
@@ -47,6 +54,12 @@ class Verdict:
     needed: int | None = None  # how many more `n_unit` a decision is expected to take at this estimate; None: unknown
     data: str | None = None  # digest over the rows it rests on (ids, scores, labels); the same rows give the same one
     code: str | None = None  # what computed it: product, version, and a digest of the modules that measure and judge
+    doubt: Doubt | None = None  # set where it is about the comparison and not about harm
+
+    @property
+    def measured(self) -> bool:
+        """Whether it says anything of the version: something was measured, and the comparison was one."""
+        return self.outcome is not Outcome.ERROR and self.estimate is not None
 
     def __post_init__(self) -> None:
         """Refuse verdicts that could not be shown: no reason, or an interval the wrong way round."""

@@ -9,14 +9,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from steersman.decide.rolling_out import step_name
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.approval import Waiver
 from steersman.domain.errors import BadRequest, Conflict, NotAllowed
 from steersman.domain.events import Action, Event
 from steersman.domain.identifiers import new_id
-from steersman.domain.numbers import number_within
 from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop.entries import release_event
@@ -144,6 +143,13 @@ def waive(
     return waiver
 
 
+def waivable(policy: spec.EnvironmentPolicy) -> dict[str, str]:
+    """What one version may be let past in an environment, under the name `skip` takes, in words."""
+    before = {} if policy.after is None else {policy.after: f"the environment {policy.after}"}
+    steps = enumerate(policy.strategy.steps)
+    return before | {str(i): step_name(step) for i, step in steps if isinstance(step, spec.Analysis | spec.Pause)}
+
+
 def _skipped(model: spec.Model, environment: str, skip: str) -> tuple[int | None, str]:
     """The step's number and words, or None and the environment."""
     policy = model.spec.environments.get(environment)
@@ -152,12 +158,10 @@ def _skipped(model: spec.Model, environment: str, skip: str) -> tuple[int | None
         raise BadRequest(f"model {model.metadata.name} declares no environment {environment!r}; it declares {declared}")
     if policy.after is not None and skip == policy.after:
         return None, f"the environment {skip}"
-    steps = policy.strategy.steps
-    may = [index for index, step in enumerate(steps) if isinstance(step, spec.Analysis | spec.Pause)]
-    step = number_within(skip, 0, len(steps))
-    if step in may:
-        return step, step_name(steps[step])
-    offered = [*([policy.after] if policy.after else []), *(f"{i} ({step_name(steps[i])})" for i in may)]
+    may = waivable(policy)
+    if skip in may:
+        return int(skip), may[skip]
+    offered = [name if name == policy.after else f"{name} ({what})" for name, what in may.items()]
     raise BadRequest(
         f"{skip[:60]!r} is nothing that can be waived in {environment}: it has {', '.join(offered) or 'nothing'}",
         next_step="Approvals, gates and guardrails are not waived: approve, or change the document.",

@@ -8,6 +8,7 @@ without credentials; they find the version at an address, its files and the hold
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,6 +34,9 @@ CHECKS = "_checks"
 """Where a replica that is only checked runs: no document can declare an environment of that name, and nothing is routed
 there."""
 
+
+TESTS_FAILED = 1
+"""The exit code of tests that ran and failed."""
 
 TESTS_SAID_MAX = 1500
 """Characters of a test run's last words that are kept with its verdict."""
@@ -173,10 +177,11 @@ def check(world: World, documents: Documents, operation: Operation, spec_of: Spe
     )
     facts: list[GateFact] = []
     if model.spec.tests is not None:
-        state = _tests(world, model.spec.tests, contest)
+        python = world.target.interpreter(wanted[0])
+        state = _tests(world, model.spec.tests, contest, python)
         if state.state == "running":
             return None
-        facts.append(tests_fact(state))
+        facts.append(tests_fact(state, python))
     facts += msgspec.convert(evaluate_gates(world, contest), list[GateFact])
     outcome, because = conclude(facts)
     shown = [{"gate": f.gate, "applies": f.applies, **verdict_data(f.gate, f.verdict)} for f in facts]
@@ -215,8 +220,8 @@ def _runs(world: World, wanted: ReplicaSpec) -> bool:
     return any(r.ready and (r.workspace, r.environment, r.model, r.digest) == place for r in world.target.observe())
 
 
-def _tests(world: World, tests: spec.Tests, contest: Contest) -> JobState:
-    """The model's own tests: started once, then only looked at."""
+def _tests(world: World, tests: spec.Tests, contest: Contest, python: Path | None) -> JobState:
+    """The model's own tests, with the libraries that the version answers with: started once, then only looked at."""
     candidate = contest.candidate
     folder = world.jobs / contest.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,21 +247,29 @@ def _tests(world: World, tests: spec.Tests, contest: Contest) -> JobState:
         cpu_s=tests.limits.cpu.total_seconds() if tests.limits.cpu else None,
         threads=tests.limits.threads,
         readable=(artifact.resolve(),),
+        python=python,
     )
     world.trainer.ensure(job)
     return world.trainer.poll(job.id)
 
 
-def tests_fact(state: JobState) -> GateFact:
-    """What a test run that ended says: exit code 0 passes, another fails, and one that was ended from outside says nothing."""
+def tests_fact(state: JobState, python: Path | None) -> GateFact:
+    """What a test run that ended says: 0 passes and 1 fails, which is how test runners end. With another code they could not
+    run (pytest: nothing collected, a file that cannot be imported), and one that was ended from outside says nothing."""
     code = state.record.get("exit_code")
+    own = python is not None
+    where = "in the version's own environment" if own else "with this installation's libraries"
     if state.state == "succeeded":
-        outcome, said = Outcome.SUCCESSFUL, "the model's own tests passed"
+        outcome, said = Outcome.SUCCESSFUL, f"the model's own tests passed, {where}"
+    elif code == TESTS_FAILED:
+        outcome, said = Outcome.FAILED, f"the model's own tests failed, {where}"
     elif isinstance(code, int) and code > 0:
-        outcome, said = Outcome.FAILED, f"the model's own tests ended with exit code {code}"
+        outcome, said = Outcome.ERROR, f"the model's own tests could not run, {where}: they ended with exit code {code}"
     else:
-        outcome, said = Outcome.ERROR, "the model's own tests did not come to an end by themselves"
-    because = f"{said}\n{state.because[-TESTS_SAID_MAX:]}" if state.because else said
+        outcome, said = Outcome.ERROR, f"the model's own tests did not come to an end by themselves, {where}"
+    details = [state.because[-TESTS_SAID_MAX:]] if state.because else []
+    details += [f"environment {python.parents[1].name[:12]}"] if python is not None else []
+    because = "\n".join((said, *details))
     return GateFact(gate=TESTS, applies=True, verdict=Verdict(outcome=outcome, because=because), recorded_as=said)
 
 

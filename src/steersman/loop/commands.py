@@ -19,7 +19,7 @@ from steersman.domain.errors import BadRequest, Blocked, Conflict, NotFound, Una
 from steersman.domain.events import Action, Event
 from steersman.domain.incident import Incident, IncidentState, Remedy
 from steersman.domain.operation import Operation
-from steersman.domain.release import Completion, Opened, Phase, Release
+from steersman.domain.release import Cause, Completion, Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop import agreeing
 from steersman.loop.checking import ask_check
@@ -207,7 +207,13 @@ class Commands:
             now = self._world.clock.now()
             tx.append(release_event(release, Action.RELEASE_REJECTED, at=now, actor=actor, because=reason(because)))
             return give_up(
-                tx, self._world, self._reconciler, release, actor=actor, because=f"rejected by {actor}: {because}"
+                tx,
+                self._world,
+                self._reconciler,
+                release,
+                actor=actor,
+                because=f"rejected by {actor}: {because}",
+                cause=Cause.REJECTED,
             )
 
     def abort(self, release_id: str, *, actor: str, because: str) -> Release:
@@ -220,6 +226,7 @@ class Commands:
                 release,
                 actor=actor,
                 because=f"aborted by {actor}: {reason(because)}",
+                cause=Cause.ABORTED,
             )
 
     def pause(self, release_id: str, *, actor: str, because: str) -> Release:
@@ -316,11 +323,9 @@ class Commands:
         for queued in releases:
             if queued.active and queued.id != release.id:
                 why = "a rollback takes its place"
-                give_up(
-                    tx, self._world, self._reconciler, queued, actor=actor, because=why, ending=Completion.SUPERSEDED
-                )
+                give_up(tx, self._world, self._reconciler, queued, actor=actor, because=why, cause=Cause.SUPERSEDED)
         said = f"rolled back by {actor}: {because}"
-        return give_up(tx, self._world, self._reconciler, release, actor=actor, because=said)
+        return give_up(tx, self._world, self._reconciler, release, actor=actor, because=said, cause=Cause.ABORTED)
 
     def _request_rollback(self, tx: Transaction, of: Release, to: int, *, actor: str, because: str) -> None:
         data: dict[str, object] = {"from": of.version, "to": to}

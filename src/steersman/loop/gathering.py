@@ -9,10 +9,12 @@ import msgspec
 from steersman.decide.approving import Agreement, approvals_required, counting
 from steersman.decide.freezing import frozen
 from steersman.decide.gating import outside_envelope
-from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, steps_of
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading
 from steersman.decide.routing import in_progress, promoted
 from steersman.decide.steering import approval_step
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
+from steersman.domain.access import Permission, allowed
 from steersman.domain.approval import Binding
 from steersman.domain.durations import format_duration
 from steersman.domain.operation import OperationKind, OperationState
@@ -21,6 +23,7 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.datasets import horizon
 from steersman.loop.observer import Pairing, reading_key
 from steersman.loop.weighing import weigh
+from steersman.store.records import Approval
 from steersman.store.transaction import Transaction
 
 
@@ -92,7 +95,7 @@ def gather(
         analysis=_analysis(tx, release, model, policy),
         guardrails=readings.readings if readings else (),
         frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
-        exhausted=None if release.opened is Opened.ROLLBACK else _without_budget(tx, release, policy),
+        exhausted=None if release.opened is Opened.ROLLBACK else without_budget(tx, release, policy),
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
@@ -112,7 +115,9 @@ def approvals_of(tx: Transaction, release: Release, model: spec.Model) -> int:
     """How many people must agree to this release before its first step."""
     policy = model.spec.environments.get(release.environment, spec.EnvironmentPolicy())
     outside = _outside(tx, release, model, _gates(tx, release)[0])
-    return approvals_required(policy, model.spec.tier, outside=outside is not None, hotfix=release.hotfix)
+    return approvals_required(
+        policy, model.spec.tier, environment=release.environment, outside=outside is not None, hotfix=release.hotfix
+    )
 
 
 def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequence[GateFact] | None) -> str | None:
@@ -135,12 +140,12 @@ def _outside(tx: Transaction, release: Release, model: spec.Model, gates: Sequen
 
 
 def agreed(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy, now: datetime) -> tuple[Agreement, ...]:
-    """The approvals that count at the present step."""
+    """The approvals that count at the present step, by the roles that their givers still have."""
     version = tx.version(release.workspace, release.model, release.version)
     given = (
         Agreement(
             actor=approval.actor,
-            roles=frozenset(approval.roles),
+            roles=_still_held(tx, release.workspace, approval),
             at=approval.at,
             bound=approval.bound,
             withdrawn=approval.withdrawn is not None,
@@ -154,6 +159,17 @@ def agreed(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy, no
         expires=(policy.approvals or spec.Approvals()).expires,
         now=now,
     )
+
+
+def _still_held(tx: Transaction, workspace: str, approval: Approval) -> frozenset[str]:
+    """The roles somebody agreed by and holds now; all of them where people are known to another issuer only."""
+    person = tx.credentials.user(approval.actor)
+    if person is None:
+        return frozenset(approval.roles)
+    if person.disabled_at is not None or not allowed(person.grants, Permission.RELEASE_APPROVE, workspace):
+        return frozenset()
+    held = {str(grant.role) for grant in person.grants if grant.covers(workspace)}
+    return frozenset(role for role in approval.roles if role in held)
 
 
 def binding_of(tx: Transaction, release: Release) -> Binding:
@@ -227,7 +243,7 @@ def _analysis(
     return {metric: weigh(tx, pairing, metric, judged) for metric in pairing.metrics}
 
 
-def _without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
+def without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
     """Why a used-up error budget keeps the release waiting; a budget that was not read yet does, too."""
     if release.phase is Phase.VERIFYING:
         return None

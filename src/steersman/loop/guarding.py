@@ -1,7 +1,10 @@
-"""Reads the guardrails of a release from its first answered request to the end of its bake, and the error budgets.
+"""Reads the guardrails of a release from its first copied request to the end of its bake, and the error budgets.
 
 A reading looks back to the beginning of the release's present step, at most a day: what happens now counts. It is one
-question to the inference log for each span, and the verdicts are pure functions of counts and latencies. Burn rates look
+question to the inference log for each span, and the verdicts are pure functions of counts and latencies. While the
+release only gets copies its limits are read on those, so that what fails in the shadow never answers; ratios and budgets
+begin with the first answer. In the bake the version it replaced gets the copies, and ratios are taken beside them. Burn
+rates look
 at their own windows, never further back than the step. A budget is everybody's: it counts what all versions of the model
 answered in its period, whether a release is under way or not, and one that is used up can keep new releases waiting.
 """
@@ -20,12 +23,14 @@ from steersman.decide.guardrails import (
     judge_latency_ratio,
 )
 from steersman.decide.rolling_out import GuardrailReading
+from steersman.decide.routing import mirrored_pct
 from steersman.domain import spec
-from steersman.domain.release import Phase, Release
+from steersman.domain.release import Opened, Phase, Release
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.gathering import Budget, Readings, budget_key
 from steersman.loop.observer import reading_key
 from steersman.loop.world import Documents, World
+from steersman.ports import ArmCount
 
 GUARDRAIL_SPAN_MAX = timedelta(days=1)
 """Guardrails look back at most this far: what happens now counts, and reading stays bounded through a long bake."""
@@ -33,8 +38,11 @@ GUARDRAIL_SPAN_MAX = timedelta(days=1)
 BUDGET_EVERY = timedelta(hours=1)
 """Event time between two readings of a budget: a share of a month moves slowly, and counting a month reads a month."""
 
-ANSWERS = ("candidate", "stable")
-"""What callers got; copies are not answers."""
+ANSWERS = frozenset({"candidate", "stable"})
+"""Variants that callers got an answer from."""
+
+COPIES = frozenset({"shadow"})
+"""The variant of a copied request, whose answer nobody gets."""
 
 QUANTILES: Mapping[spec.GuardrailName, float] = {
     spec.GuardrailName.P50_LATENCY: 0.5,
@@ -70,9 +78,9 @@ class Guarding:
     # --- guardrails of the release itself
 
     def _guard(self, release: Release) -> bool:
-        if not release.exposed or release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
+        if release.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.VERIFYING):
             return False
-        guardrails = self._policy(release).guardrails
+        guardrails = _read_now(release, self._policy(release))
         place = (release.workspace, release.model, release.environment)
         with self._world.store.read() as tx:
             known = tx.monitor_state(*place, reading_key(release), Readings)
@@ -101,7 +109,7 @@ class Guarding:
         quantile = QUANTILES.get(guardrail.name)
         if quantile is None:
             return _no_rule(guardrail)
-        mine = self._latencies(counts, release.digest)
+        mine = self._latencies(counts, release.digest, _mine(release))
         if guardrail.limit is not None:
             return judge_latency(
                 mine, limit_ms=guardrail.limit.value, quantile=quantile, requests_min=guardrail.requests_min
@@ -112,14 +120,16 @@ class Guarding:
             return _nobody_beside(guardrail)
         return judge_latency_ratio(
             mine,
-            self._latencies(counts, release.previous.digest),
+            self._latencies(counts, release.previous.digest, ANSWERS | COPIES),
             ratio_limit=guardrail.ratio,
             quantile=quantile,
             requests_min=max(guardrail.requests_min, 2),
         )
 
-    def _latencies(self, counts: "_Counts", digest: str) -> Any:
-        return self._world.log.latencies(*counts.place, since=counts.since, until=counts.now, digest=digest)
+    def _latencies(self, counts: "_Counts", digest: str, variants: frozenset[str]) -> Any:
+        return self._world.log.latencies(
+            *counts.place, since=counts.since, until=counts.now, digest=digest, variants=variants
+        )
 
     # --- budgets of the model
 
@@ -157,29 +167,33 @@ class _Counts:
 
     def __init__(self, world: World, place: Place, since: datetime, now: datetime) -> None:
         self._world = world
-        self._known: dict[datetime, Mapping[str, tuple[int, int]]] = {}
+        self._known: dict[datetime, Sequence[ArmCount]] = {}
         self.place, self.since, self.now = place, since, now
 
-    def of(self, digest: str | None, since: datetime) -> tuple[int, int]:
+    def of(self, digest: str | None, since: datetime, variants: frozenset[str] = ANSWERS) -> tuple[int, int]:
         """Errors and requests of one version, or of all, from `since` on."""
         start = max(since, self.since)
         if start not in self._known:
-            self._known[start] = self._ask(start)
-        counts = self._known[start]
-        chosen = counts.values() if digest is None else [counts.get(digest, (0, 0))]
-        return sum(errors for errors, _ in chosen), sum(requests for _, requests in chosen)
+            self._known[start] = self._world.log.counts(*self.place, since=start, until=self.now)
+        chosen = [c for c in self._known[start] if c.variant in variants and digest in (None, c.digest)]
+        return sum(count.errors for count in chosen), sum(count.rows for count in chosen)
 
-    def _ask(self, start: datetime) -> Mapping[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = {}
-        for count in self._world.log.counts(*self.place, since=start, until=self.now):
-            if count.variant in ANSWERS:
-                errors, requests = found.get(count.digest, (0, 0))
-                found[count.digest] = (errors + count.errors, requests + count.rows)
-        return found
+
+def _read_now(release: Release, policy: spec.EnvironmentPolicy) -> tuple[spec.Guardrail, ...]:
+    """The guardrails that what the release gets now can say something about."""
+    if release.exposed:
+        return policy.guardrails
+    copied = release.opened is not Opened.ROLLBACK and mirrored_pct(release, policy) > 0
+    return tuple(guardrail for guardrail in policy.guardrails if copied and guardrail.limit is not None)
+
+
+def _mine(release: Release) -> frozenset[str]:
+    """As what variants the release's own version counts: by its answers, as soon as there may be any."""
+    return ANSWERS if release.exposed else COPIES
 
 
 def _errors(guardrail: spec.Guardrail, release: Release, counts: _Counts) -> Verdict:
-    errors, requests = counts.of(release.digest, counts.since)
+    errors, requests = counts.of(release.digest, counts.since, _mine(release))
     if guardrail.limit is not None:
         return judge_error_rate(
             errors=errors, requests=requests, limit=guardrail.limit.value, requests_min=guardrail.requests_min
@@ -188,7 +202,7 @@ def _errors(guardrail: spec.Guardrail, release: Release, counts: _Counts) -> Ver
         return _no_rule(guardrail)
     if release.previous is None:
         return _nobody_beside(guardrail)
-    errors_stable, requests_stable = counts.of(release.previous.digest, counts.since)
+    errors_stable, requests_stable = counts.of(release.previous.digest, counts.since, ANSWERS | COPIES)
     return judge_error_ratio(
         errors=errors,
         requests=requests,

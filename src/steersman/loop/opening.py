@@ -1,12 +1,13 @@
 """Opens a release and gives one up: the two changes that people and remedies share, inside the caller's transaction."""
 
-from steersman.decide.rolling_out import GATES_STEP, degrade
+from steersman.decide.rolling_out import degrade, failure
 from steersman.decide.routing import live
+from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
 from steersman.domain.errors import BadRequest, Conflict, NotFound
 from steersman.domain.events import Action
 from steersman.domain.identifiers import new_id
-from steersman.domain.release import Completion, Opened, Phase, Release
+from steersman.domain.release import Cause, Completion, Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.loop.entries import release_event
 from steersman.loop.proving import Brought, bring_along
@@ -61,7 +62,7 @@ def open_release(
         for older in coming:
             if older.opened is Opened.ROLLBACK and opened is not Opened.ROLLBACK:
                 continue  # a new release waits for it: traffic must not go back to what was just taken away
-            give_up(tx, world, reconciler, older, actor=actor, because=why, ending=Completion.SUPERSEDED)
+            give_up(tx, world, reconciler, older, actor=actor, because=why, cause=Cause.SUPERSEDED)
     stored = tx.document("Model", workspace, name)
     assert stored is not None
     release = Release(
@@ -112,13 +113,14 @@ def give_up(
     *,
     actor: str,
     because: str,
-    ending: Completion | None = None,
+    cause: Cause,
 ) -> Release:
-    """Let a release fail; Aborted if it never answered a request of production, else RolledBack, unless `ending` says."""
+    """Let a release fail; Aborted if it never answered a request of production, else RolledBack, unless another release
+    takes its place."""
     if release.phase is Phase.DEGRADED:
         return release
-    ending = ending or (Completion.ROLLED_BACK if release.exposed else Completion.ABORTED)
-    move = degrade(release, ending, now=world.clock.now(), because=because)
+    ending = Completion.SUPERSEDED if cause is Cause.SUPERSEDED else failure(release)
+    move = degrade(release, ending, now=world.clock.now(), because=because, cause=cause)
     return reconciler.apply(tx, release, move, actor=actor)
 
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from steersman.decide.rolling_out import step_name
 from steersman.decide.routing import proof_of
+from steersman.decide.steps import step_name
 from steersman.domain import spec
 from steersman.domain.approval import Waived, Waiver
 from steersman.domain.errors import Blocked
-from steersman.domain.release import Proof
+from steersman.domain.release import Cause, Proof
 from steersman.domain.version import Version
 from steersman.store.transaction import Transaction
 
@@ -58,16 +58,17 @@ def bring_along(
     waived = tuple(waived_step(waiver) for waiver in taken.values())
     if policy.after is None:
         return Brought(waived=waived, waivers=tuple(taken.values()))
-    proved = _proved_before(tx, version, policy.after)
+    proved = proved_before(tx, version, policy.after)
     if proved is not None:
         return Brought(proved=proved, waived=waived, waivers=tuple(taken.values()))
     passes = next((waiver for waiver in waivers if waiver.skips == policy.after), None)
     if passes is None:
-        raise _not_proved(version, policy.after, environment)
+        raise _not_proved(tx, version, policy.after, environment)
     return Brought(waived=waived, waivers=(passes, *taken.values()))
 
 
-def _proved_before(tx: Transaction, version: Version, before: str) -> Proof | None:
+def proved_before(tx: Transaction, version: Version, before: str) -> Proof | None:
+    """What the version's bytes proved in the environment `before`; None where they have not stood their bake there."""
     release = proof_of(tx.releases(version.workspace, version.model, before), version.digest)
     if release is None:
         return None
@@ -97,10 +98,13 @@ def _proof_data(proof: Proof) -> dict[str, object]:
     }
 
 
-def _not_proved(version: Version, before: str, environment: str) -> Blocked:
+def _not_proved(tx: Transaction, version: Version, before: str, environment: str) -> Blocked:
     name = version.model if version.workspace == "default" else f"{version.workspace}/{version.model}"
+    there = (r for r in tx.releases(version.workspace, version.model, before) if r.digest == version.digest)
+    unmeasured = any(r.cause is Cause.BAKE_UNMEASURED for r in there)
+    why = ": its bake there measured nothing" if unmeasured else ""
     return Blocked(
-        f"version {version.number} has not stood its bake in {before}, which {environment} comes after",
+        f"version {version.number} has not stood its bake in {before}, which {environment} comes after{why}",
         next_step=f"steersman release {name} {version.number} --environment {before} --because …; or an approver lets this "
         f"version skip it: steersman waive {name} {version.number} --environment {environment} --skip {before} --because …",
     )

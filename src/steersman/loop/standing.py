@@ -2,18 +2,18 @@
 
 from datetime import datetime, timedelta
 
-from steersman.decide.approving import approvals_required, demanded_at_start, demanded_by, missing
-from steersman.decide.explaining import Circumstances, Judged, Standing, explain
+from steersman.decide.approving import demanded_at_start, demanded_by, missing
+from steersman.decide.explaining import Circumstances, Standing, explain
 from steersman.decide.freezing import frozen
-from steersman.decide.rolling_out import steps_of
 from steersman.decide.routing import in_progress
+from steersman.decide.steps import steps_of
 from steersman.domain import spec
-from steersman.domain.release import Opened, Phase, Release
-from steersman.domain.verdicts import Outcome
+from steersman.domain.release import Cause, Opened, Phase, Release
+from steersman.domain.verdicts import Verdict
 from steersman.loop.datasets import horizon
-from steersman.loop.gathering import agreed, approvals_of
+from steersman.loop.gathering import agreed, pairing_of, without_budget
+from steersman.loop.weighing import doubt
 from steersman.loop.world import Documents, environment_of
-from steersman.store.records import StoredVerdict
 from steersman.store.transaction import Transaction
 
 
@@ -29,28 +29,36 @@ def circumstances(tx: Transaction, documents: Documents, release: Release, *, no
     steps = steps_of(policy, release)
     step = steps[release.step] if 0 <= release.step < len(steps) else None
     oldest = in_progress(tx.releases(release.workspace, release.model, release.environment))
-    declared = approvals_required(policy, model.spec.tier, hotfix=release.hotfix)
-    outside = approvals_of(tx, release, model) > declared
     asked = step if isinstance(step, spec.Approval) and release.resumes is not Phase.PENDING else None
-    at_start = demanded_at_start(policy, model.spec.tier, outside=outside, hotfix=release.hotfix)
+    outside = release.cause is Cause.OUTSIDE_ENVELOPE
+    at_start = demanded_at_start(
+        policy, model.spec.tier, environment=release.environment, outside=outside, hotfix=release.hotfix
+    )
     demand = demanded_by(asked, policy) if asked else at_start
+    doubted = _doubt(tx, release, model, step)
+    rollback = release.opened is Opened.ROLLBACK
     lacking, roles = missing(demand, agreed(tx, release, policy, now))
     return Circumstances(
         release=release,
         step=step,
-        judged=tuple(_judged(stored) for stored in tx.verdicts(release.id)),
         lacking=lacking,
         roles=roles,
-        outside=outside,
         waits_for=oldest.number if oldest is not None and oldest.id != release.id and release.active else None,
-        frozen=None if release.opened is Opened.ROLLBACK or release.hotfix else frozen(policy, environment, now),
+        frozen=None if rollback or release.hotfix else frozen(policy, environment, now),
+        exhausted=None if rollback else without_budget(tx, release, policy),
+        doubt=doubted.doubt if doubted else None,
+        doubted=doubted.because if doubted else "",
         ends_at=_ends_at(release, policy, step, horizon(model)),
     )
 
 
-def _judged(stored: StoredVerdict) -> Judged:
-    name = str(stored.body.get("name") or stored.body.get("metric") or stored.kind)
-    return Judged(kind=stored.kind, step=stored.step, name=name, outcome=Outcome(stored.body["outcome"]))
+def _doubt(tx: Transaction, release: Release, model: spec.Model, step: spec.Step | None) -> Verdict | None:
+    """What is wrong with the comparison of an analysis that is under way."""
+    if not isinstance(step, spec.Analysis) or release.phase is not Phase.PROGRESSING or not release.entered:
+        return None
+    if release.previous is None:
+        return None
+    return doubt(tx, pairing_of(release, step, release.step_started_at, model.spec.metrics), step)
 
 
 def _ends_at(

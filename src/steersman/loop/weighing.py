@@ -16,11 +16,12 @@ from steersman.decide.judging import (
     judge_evidence,
     judge_slices,
 )
+from steersman.decide.judging import share_of_alpha as shared
 from steersman.domain import spec
 from steersman.domain.measurable import needs_labels
-from steersman.domain.metrics import LATENCIES
-from steersman.domain.verdicts import NUnit, Outcome, Verdict
-from steersman.loop.observer import Pairing
+from steersman.domain.metrics import HARM_RANGES, LATENCIES
+from steersman.domain.verdicts import Doubt, NUnit, Outcome, Verdict
+from steersman.loop.observer import Pairing, sums_of
 from steersman.loop.provenance import code_digest
 from steersman.stats.performance import BLOCK_ROWS_MIN
 from steersman.store.records import Cohort, PairBlock
@@ -59,12 +60,19 @@ def _doubt(pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake, who
     if pairing.mode is spec.AnalysisMode.SPLIT:
         mismatch = next((v for v in _assignments(whole) if v.outcome is Outcome.ERROR), None)
         if mismatch is not None:
-            return _undecided(metric, mismatch)
+            return _undecided(metric, mismatch, Doubt.SPLIT)
     if needs_labels(metric, pairing.declared):
         coverage = _coverage(whole, judged)
         if coverage is not None and coverage.outcome is not Outcome.SUCCESSFUL:
-            return _undecided(metric, coverage)
+            return _undecided(metric, coverage, Doubt.LABELS)
     return None
+
+
+def doubt(tx: Transaction, pairing: Pairing, judged: spec.Analysis | spec.Bake) -> Verdict | None:
+    """Why nothing may be concluded by now in at least one of the step's metrics; None where nothing is in doubt."""
+    whole = [cohort for cohort in cohorts_of(tx, pairing) if not cohort.slice]
+    found = (_doubt(pairing, metric, judged, whole) for metric in judged.metrics)
+    return next((verdict for verdict in found if verdict is not None), None)
 
 
 def checks(tx: Transaction, pairing: Pairing, judged: spec.Analysis | spec.Bake) -> tuple[Verdict, ...]:
@@ -101,15 +109,16 @@ def _assignments(whole: Sequence[Cohort]) -> Iterable[Verdict]:
         )
 
 
-def _undecided(metric: str, doubt: Verdict) -> Verdict:
+def _undecided(metric: str, found: Verdict, doubt: Doubt) -> Verdict:
     """A verdict about the comparison instead of about harm: it has no estimate, so nothing can be promoted on it."""
     return Verdict(
-        outcome=doubt.outcome,
-        because=f"{metric}: {doubt.because}",
+        outcome=found.outcome,
+        because=f"{metric}: {found.because}",
         metric=metric,
-        n=doubt.n,
+        n=found.n,
         n_unit="requests",
-        method=doubt.method,
+        method=found.method,
+        doubt=doubt,
     )
 
 
@@ -121,6 +130,9 @@ def _harm(
     if missing:
         because = f"{metric}: slices of {', '.join(missing)} cannot be judged, the log has no such input column"
         return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
+    raised = _raised(tx, pairing, metric, slices)
+    if raised is not None:
+        return Verdict(outcome=Outcome.ERROR, because=f"{metric}: {raised}", metric=metric)
     blocks = blocks_of(tx, pairing, metric)
     ripe = sum(min(c.labelled_reference, c.labelled_compared) >= BLOCK_ROWS_MIN for c in whole)
     if not blocks and metric in LATENCIES and ripe:
@@ -133,6 +145,29 @@ def _harm(
     return judge_slices(parts, metric=metric) if slices else parts[""]
 
 
+def _raised(tx: Transaction, pairing: Pairing, metric: str, slices: Sequence[str]) -> str | None:
+    """What a metric of an installed distribution raised where it is judged; such a block is never measured again."""
+    if not any(one.name == metric and one.entry_point is not None for one in pairing.declared):
+        return None
+    found = tx.evidence.unmeasured(
+        pairing.workspace,
+        pairing.environment,
+        pairing.model,
+        reference=pairing.reference,
+        compared=pairing.compared,
+        metric=metric,
+        since=pairing.since,
+        mode=str(pairing.mode),
+    )
+    judged = [one for one in found if one.slice in ("", *slices)]
+    if not judged:
+        return None
+    first, blocks = judged[0], len({one.block for one in judged})
+    where = f" ({first.slice})" if first.slice else ""
+    times = "in one block" if blocks == 1 else f"in {blocks} blocks, first"
+    return f"it raised {times} {first.block.date().isoformat()}{where}: {first.because}"
+
+
 def by_slice(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake) -> dict[str, Verdict]:
     """Harm over all requests ("") and in each slice that has rows enough, as `weigh` judges them."""
     slices, _ = _slices(pairing, metric, judged, cohorts_of(tx, pairing))
@@ -140,8 +175,8 @@ def by_slice(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analys
 
 
 def share_of_alpha(judged: spec.Analysis | spec.Bake, parts: int) -> float:
-    """What each bound may be wrong with: alpha is for the whole step, so metrics and their parts share it (Bonferroni)."""
-    return judged.alpha / (len(judged.metrics) * parts)
+    """What each bound of one metric in one of `parts` (all requests, and each slice) may be wrong with."""
+    return shared(judged.alpha, metrics=len(judged.metrics), parts=parts)
 
 
 def _parts(
@@ -178,7 +213,9 @@ def judge_blocks(
     metric: str, judged: spec.Analysis | spec.Bake, blocks: Sequence[PairBlock], *, margin: float, alpha: float
 ) -> Verdict:
     """Harm over some blocks, by the rule of the step that asks."""
-    evidence = [BlockEvidence(harm=block.harm, n=block.n, spread=block.spread) for block in blocks]
+    evidence = [BlockEvidence(harm=block.harm, n=block.n, spread=block.spread, sums=sums_of(block)) for block in blocks]
+    # Weighted requests of a split have no range that would help.
+    split = isinstance(judged, spec.Analysis) and judged.mode is spec.AnalysisMode.SPLIT
     n_unit: NUnit = "days" if judged.block.days == 1 else "blocks"
     return judge_evidence(
         evidence,
@@ -187,6 +224,7 @@ def judge_blocks(
         unit=judged.unit,
         blocks_min=judged.blocks_min,
         rows_min=judged.rows_min or spec.ROWS_MIN_DEFAULT,
+        harm_range=None if split else HARM_RANGES.get(metric),
         alpha=alpha,
         n_unit=n_unit,
     )

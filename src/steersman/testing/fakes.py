@@ -4,7 +4,7 @@ They keep the contract of the port (ensure twice acts once, what runs is found a
 file, no network. Scores come from functions of the day, so that a story can say what a version is like.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from steersman.ports import (
     DatasetSource,
     Description,
     JobState,
+    Measure,
     PairedRows,
     RegisteredVersion,
     Removed,
@@ -105,6 +106,7 @@ class FakeTarget:
     started: int = 0
     asked: dict[str, ReplicaSpec] = field(default_factory=dict)
     """How each digest was last asked to run."""
+    interpreters: dict[str, Path] = field(default_factory=dict)
 
     def ensure(self, replica: ReplicaSpec, count: int) -> None:
         self.asked[replica.digest] = replica
@@ -131,6 +133,9 @@ class FakeTarget:
 
     def failure(self, replica: ReplicaSpec) -> str | None:
         return "it exits at once" if replica.digest in self.broken else None
+
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        return self.interpreters.get(replica.digest)
 
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         there = [r for r in self.replicas if _version_of(r) == (workspace, environment, model, digest)]
@@ -203,13 +208,16 @@ class FakeTraffic:
     """The inference log of a made-up world: `rows` requests a day whose labels come true a day later.
 
     Each version's score is the true signal plus noise; `quality` says how much signal. Everything is a pure function of
-    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs; each of the
-    `corrections` of labels changes one in twenty of them, also of days that were looked at already.
+    the day and the digest, so two looks see the same rows. `errors` is the share of its requests a digest fails at, and
+    `errors_on_copies` of the copies: what fails once it answers need not fail before. `missing` is the share of nulls in
+    the inputs; each of the `corrections` of labels changes one in twenty of them, also of days that were looked at already.
     """
 
     quality: Quality = lambda _digest, _day: 1.0
     rows: int = 400
     errors: dict[str, float] = field(default_factory=dict)
+    errors_on_copies: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
     corrections: int = 0
@@ -334,9 +342,17 @@ class FakeTraffic:
         )
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> Any:
-        return np.full(self.rows, 2.0)
+        return np.full(self.rows, self.latency_ms.get(digest, 2.0))
 
     def counts(
         self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
@@ -351,6 +367,13 @@ class FakeTraffic:
             errors = int(rows * self.errors.get(variant.digest, 0.0))
             counts.append(
                 ArmCount(digest=variant.digest, release=variant.release, variant=variant.role, rows=rows, errors=errors)
+            )
+        for mirror in configuration.routes[0].mirrors:
+            rows = int(self.rows * days * mirror.percent / 100)
+            errors = int(rows * self.errors_on_copies.get(mirror.digest, 0.0))
+            copy = "shadow" if mirror.role == "mirror" else mirror.role
+            counts.append(
+                ArmCount(digest=mirror.digest, release=mirror.release, variant=copy, rows=rows, errors=errors)
             )
         return counts
 
@@ -476,6 +499,17 @@ class FakeTrainer:
 
     def logs(self, job_id: str, limit_bytes: int = 65536) -> str:
         return ""
+
+
+@dataclass(frozen=True)
+class FakeMetric:
+    """A metric as if a distribution had brought it."""
+
+    measure: Measure
+    distribution: str = "fake-metrics 1"
+
+    def load(self) -> Measure:
+        return self.measure
 
 
 @dataclass

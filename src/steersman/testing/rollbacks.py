@@ -7,7 +7,7 @@ with Installed(folder) as installed:
         took = rehearsal.roll_back_from("Progressing")
 
 Version 1 and 2 were promoted before; the version after them is brought into the phase and then taken back. Meanwhile
-callers ask without a pause, and the gates of another model score a holdout of many rows.
+callers ask without a pause, and gates of another model that have just begun score a holdout of many rows.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from steersman.testing.installed import Installed
 PHASES = ("Pending", "Progressing", "Paused", "Verifying")
 """Every phase in which a release may meet a rollback; Degraded goes back by itself, Healthy is over."""
 
-HOLDOUT_ROWS = 300_000
-"""Rows the other model's gates score, twice: some tens of seconds of a gate."""
+HOLDOUT_ROWS = 200_000
+"""Rows the other model's gates score, twice: seconds of a gate, longer than any rollback may take."""
 
 MODEL, BUSY = "delay", "busy"
 
@@ -38,7 +38,7 @@ MODEL, BUSY = "delay", "busy"
 class Took:
     """Wall seconds from the request for a rollback until the router had the route, and until it was seen in answers.
 
-    `gate_running`: whether the other model's gate was being evaluated all the while.
+    `gate_running`: whether the gates that had just begun for the other model were still being evaluated then.
     """
 
     phase: str
@@ -141,21 +141,27 @@ class Rehearsal:
             for caller in self._callers:
                 caller.join(30)
 
-    def _keep_busy(self) -> None:
-        """See that the other model's gates are being evaluated; one release of it after the other."""
-        if self._gate_running():
-            return
+    def _begin_gates(self) -> str:
+        """Begin the gates of another release of the other model, and see that they are being evaluated.
+
+        Those of the release before have to end first, since a model has one place for them; so each rollback meets gates
+        that have just begun and not some that are about to end.
+        """
         client = self._installed.client
+        self._installed.wait_for(lambda: not self._gates(), "the gates of the rollback before are over", 180.0)
         self._busy += 1
         self._installed.register_stump(BUSY, self._busy, low=self._busy / 1000)
         client.register(BUSY, self._busy)
-        client.release(BUSY, self._busy, because="keeps the control server busy")
-        self._installed.wait_for(self._gate_running, "the other model's gates are being evaluated", 120.0)
+        release = str(client.release(BUSY, self._busy, because="keeps the control server busy")["id"])
+        self._installed.wait_for(lambda: release in self._gates(), "the gates are being evaluated", 120.0)
+        return release
 
-    def _gate_running(self) -> bool:
+    def _gates(self) -> set[str]:
+        """The releases whose gates are being evaluated."""
         with contextlib.closing(Store.at(self._installed.state)) as store, store.read() as tx:
             operations = tx.open_operations()
-        return any(o.kind is OperationKind.GATE and o.state is OperationState.RUNNING for o in operations)
+        gates = [o for o in operations if o.kind is OperationKind.GATE and o.state is OperationState.RUNNING]
+        return {str(operation.args["release"]) for operation in gates}
 
     # --- a rollback
 
@@ -169,13 +175,13 @@ class Rehearsal:
             client.apply([_model(MODEL, _with_a_stop(), freeze=[_freeze()])])
         opened = client.release(MODEL, number, because="to be taken back")
         self._reach(opened["id"], phase)
-        self._keep_busy()
+        gated = self._begin_gates()
         wanted = self._version_before(before, phase)
         began = time.monotonic()
         back = client.rollback(MODEL, because="complaints")
         self._installed.wait_for(lambda: self._answering() == wanted, f"{wanted} answers alone", 60.0)
         routed_s = time.monotonic() - began
-        gate_running = self._gate_running()
+        gate_running = gated in self._gates()
         answered_s = self._answered_alone(wanted, began)
         if phase == "Pending":
             client.apply([_model(MODEL, _with_a_stop())])

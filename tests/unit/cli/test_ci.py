@@ -1,10 +1,13 @@
 """What `steersman ci` says to people, to CI systems, and by its exit code."""
 
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from steersman.cli import main
+from steersman.cli.commands import ci as command
 from steersman.cli.commands.ci import exit_code, junit, told
 
 
@@ -25,6 +28,23 @@ def check(outcome: str, *gates: tuple[str, str, str], aside: tuple[str, ...] = (
 @pytest.mark.parametrize(("outcome", "code"), [("successful", 0), ("failed", 1), ("inconclusive", 2), ("error", 2)])
 def test_the_exit_code_tells_a_failure_from_what_could_not_be_judged(outcome: str, code: int) -> None:
     assert exit_code(check(outcome)) == code
+
+
+def test_whatever_goes_wrong_is_not_read_as_a_failure_of_the_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = ["ci", "delay", "--version", "4", "--state", str(tmp_path)]
+    assert main(asked[:2]) == 2, "a wrong command line"
+    assert main([*asked, "--junit"]) == 2
+
+    def broken(_arguments: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(command, "_asked", broken)
+    assert main(asked) == 2
+    assert "the version was not judged: RuntimeError: nobody foresaw this" in capsys.readouterr().err
+    monkeypatch.setattr(command, "_asked", lambda _arguments: check("successful"))
+    assert main([*asked, "--junit", str(tmp_path / "no-folder" / "gates.xml")]) == 2
 
 
 def test_people_read_each_gate_and_the_whole_of_what_did_not_pass() -> None:

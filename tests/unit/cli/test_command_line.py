@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -132,7 +133,8 @@ def test_waiting_shows_the_release_as_it_ended(monkeypatch: pytest.MonkeyPatch, 
     ended = {"id": RELEASE, "phase": "Healthy", "completion": "RolledBack"}
     calls = answering(monkeypatch, release={"id": RELEASE, "phase": "Pending"}, wait=ended)
     assert main(["release", "m", "3", "--because", "b", "--wait", "5", "--output", "json"]) == 1
-    assert calls[1] == ("wait", (RELEASE,), {"timeout_s": 5.0})
+    name, what, asked = calls[1]
+    assert (name, what, asked.pop("timeout_s"), [*asked]) == ("wait", (RELEASE,), 5.0, ["told"])
     assert json.loads(capsys.readouterr().out) == ended
 
 
@@ -279,6 +281,28 @@ def test_an_export_verifies_offline_and_a_changed_one_does_not(
     assert main(["ledger", "verify", "log"]) == 1
     assert "error:" in capsys.readouterr().err
     assert main(["ledger", "verify", "nothing"]) == 1
+
+
+@pytest.mark.parametrize("name", ["../entries.jsonl", "/entries.jsonl", "ledger/../../entries.jsonl"])
+def test_an_export_that_leads_out_of_its_folder_is_not_unpacked(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = 3
+    with tarfile.open(tmp_path / "log.tar", "w") as archive:
+        archive.addfile(member, io.BytesIO(b"{}\n"))
+    assert main(["ledger", "verify", str(tmp_path / "log.tar")]) == 1
+    assert "leads out of it" in capsys.readouterr().err
+
+
+def test_links_of_an_export_are_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "secret").write_text("not yours")
+    link = tarfile.TarInfo("ledger/entries.jsonl")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret")
+    with tarfile.open(tmp_path / "log.tar", "w") as archive:
+        archive.addfile(link)
+    assert main(["ledger", "verify", str(tmp_path / "log.tar")]) == 1
+    assert "holds no entries.jsonl" in capsys.readouterr().err
 
 
 def test_roles_are_granted_everywhere_or_in_one_workspace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,17 @@ def test_tiers_demand_at_least_their_approvals_and_a_hotfix_one_more(
     tier: int, declared: int | None, required: int
 ) -> None:
     policy = spec.EnvironmentPolicy(approvals=None if declared is None else spec.Approvals(required=declared))
-    assert approvals_required(policy, tier) == required
-    assert approvals_required(policy, tier, hotfix=True) == required + 1
-    assert approvals_required(policy, tier, outside=True) == max(required, 1)
+    assert approvals_required(policy, tier, environment="production") == required
+    assert approvals_required(policy, tier, environment="production", hotfix=True) == required + 1
+    assert approvals_required(policy, tier, environment="production", outside=True) == max(required, 1)
+
+
+def test_who_has_lost_the_role_agrees_no_longer() -> None:
+    assert counted(replace(agreement("bob"), roles=frozenset())) == []
 
 
 def test_where_nobody_must_agree_no_role_is_waited_for() -> None:
-    demand = demanded_at_start(spec.EnvironmentPolicy(), 1, outside=False, hotfix=False)
+    demand = demanded_at_start(spec.EnvironmentPolicy(), 1, environment="production", outside=False, hotfix=False)
     assert lacking(demand, ()) is None
 
 
@@ -60,7 +64,7 @@ def test_an_approval_step_takes_its_number_of_people_by_its_role() -> None:
     step = spec.Approval(role=spec.ApproverRole.VALIDATOR, count=2)
     demand = demanded_by(step, spec.EnvironmentPolicy())
     assert lacking(demand, (agreement("bob"), agreement("vera", "validator"))) == (
-        "waits for 1 more approval(s) by role validator"
+        "waits for 1 more approval by role validator"
     )
     assert lacking(demand, (agreement("vera", "validator"), agreement("vic", "validator"))) is None
 

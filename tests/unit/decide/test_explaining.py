@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from steersman.cli.parsing import parse
-from steersman.decide.explaining import REASONS, Circumstances, Judged, Reason, explain
-from steersman.decide.rolling_out import GATES_STEP, Facts, GateFact, GuardrailReading, Move, degrade, plan
-from steersman.decide.steering import pause
+from steersman.decide.explaining import ENDED, PAUSED, REASONS, Circumstances, Reason, explain
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, Move, degrade, plan
+from steersman.decide.steering import pause, resume
+from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
-from steersman.domain.release import Arm, Completion, Opened, Phase, Release
-from steersman.domain.verdicts import Outcome, Verdict
+from steersman.domain.events import Action
+from steersman.domain.release import Arm, Cause, Completion, Opened, Phase, Release
+from steersman.domain.verdicts import Doubt, Outcome, Verdict
 
 NOW = datetime(2013, 3, 10, tzinfo=UTC)
 STABLE = Arm(release="rel-1", version=1, digest="sha256:1")
@@ -47,8 +49,9 @@ def release(phase: Phase, step: int = 0, **changes: Any) -> Release:
     return Release(**{**fields, **changes})
 
 
-def verdict(outcome: Outcome) -> Verdict:
-    return Verdict(outcome=outcome, because=f"roc_auc: {outcome}", metric="roc_auc", n=9, estimate=0.1, margin=0.02)
+def verdict(outcome: Outcome, **more: Any) -> Verdict:
+    numbers = {"n": 9, "estimate": 0.1, "margin": 0.02, **more}
+    return Verdict(outcome=outcome, because=f"roc_auc: {outcome}", metric="roc_auc", **numbers)
 
 
 def analysis(**changes: Any) -> spec.Analysis:
@@ -71,10 +74,7 @@ def told(move: Move | None, known: Facts, **more: Any) -> Reason:
     after = move.release
     steps = known.policy.strategy.steps
     step = steps[after.step] if 0 <= after.step < len(steps) else None
-    judged = tuple(
-        Judged(kind=e.kind, step=known.release.step, name=e.name, outcome=e.verdict.outcome) for e in move.evidence
-    )
-    return explain(Circumstances(release=after, step=step, judged=judged, **more)).reason
+    return explain(Circumstances(release=after, step=step, **more)).reason
 
 
 def gated(outcome: Outcome) -> Facts:
@@ -82,13 +82,18 @@ def gated(outcome: Outcome) -> Facts:
     return facts(release(Phase.PENDING, GATES_STEP, entered=False), analysis(), gates=gates)
 
 
-def analysed(outcome: Outcome | None, **changes: Any) -> Facts:
-    verdicts = {} if outcome is None else {"roc_auc": verdict(outcome)}
+def analysed(found: Verdict | None, **changes: Any) -> Facts:
+    verdicts = {} if found is None else {"roc_auc": found}
     return facts(release(Phase.PROGRESSING), analysis(**changes), analysis=verdicts)
 
 
-def rolls_back(outcome: Outcome | None) -> Facts:
-    return analysed(outcome, on_inconclusive=spec.OnInconclusive.ROLLBACK)
+def rolls_back(found: Verdict | None) -> Facts:
+    return analysed(found, on_inconclusive=spec.OnInconclusive.ROLLBACK)
+
+
+FAILED, UNDECIDED, ERROR = (verdict(o) for o in (Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.ERROR))
+UNLABELLED = verdict(Outcome.INCONCLUSIVE, estimate=None, doubt=Doubt.LABELS)
+MISSPLIT = verdict(Outcome.ERROR, estimate=None, doubt=Doubt.SPLIT)
 
 
 def baking(**changes: Any) -> Facts:
@@ -104,12 +109,16 @@ ENDS_AND_PAUSES: dict[Reason, Callable[[], Facts]] = {
     Reason.GATE_UNDECIDED: lambda: gated(Outcome.INCONCLUSIVE),
     Reason.GATE_UNMEASURED: lambda: gated(Outcome.ERROR),
     Reason.GATES_BROKEN: lambda: replace(gated(Outcome.FAILED), gates=None, gates_broken="no dataset"),
-    Reason.ANALYSIS_FAILED: lambda: analysed(Outcome.FAILED),
-    Reason.WORSE: lambda: analysed(Outcome.FAILED, critical=False),
-    Reason.UNDECIDED: lambda: analysed(Outcome.INCONCLUSIVE),
+    Reason.ANALYSIS_FAILED: lambda: analysed(FAILED),
+    Reason.WORSE: lambda: analysed(FAILED, critical=False),
+    Reason.UNDECIDED: lambda: analysed(UNDECIDED),
     Reason.UNMEASURED: lambda: analysed(None),
-    Reason.UNDECIDED_ENDED: lambda: rolls_back(Outcome.INCONCLUSIVE),
-    Reason.UNMEASURED_ENDED: lambda: rolls_back(Outcome.ERROR),
+    Reason.UNLABELLED: lambda: analysed(UNLABELLED),
+    Reason.MISSPLIT: lambda: analysed(MISSPLIT),
+    Reason.UNDECIDED_ENDED: lambda: rolls_back(UNDECIDED),
+    Reason.UNMEASURED_ENDED: lambda: rolls_back(ERROR),
+    Reason.UNLABELLED_ENDED: lambda: rolls_back(UNLABELLED),
+    Reason.MISSPLIT_ENDED: lambda: rolls_back(MISSPLIT),
     Reason.PAUSE_STEP: lambda: facts(release(Phase.PROGRESSING), spec.Pause()),
     Reason.APPROVAL_LACKING: lambda: facts(release(Phase.PROGRESSING), spec.Approval()),
     Reason.NOTHING_TO_COMPARE: lambda: replace(analysed(None), stable=None),
@@ -137,23 +146,75 @@ def test_what_the_planner_does_is_told_by_its_reason(reason: Reason) -> None:
     assert told(plan(known), known) is reason
 
 
+@pytest.mark.parametrize("reason", ENDS_AND_PAUSES)
+def test_the_entry_of_a_pause_or_an_end_holds_its_cause(reason: Reason) -> None:
+    move = plan(ENDS_AND_PAUSES[reason]())
+    assert move is not None
+    stops = [note for note in move.notes if note.action in (Action.RELEASE_PAUSED, Action.RELEASE_DEGRADED)]
+    if move.release.phase in (Phase.PAUSED, Phase.DEGRADED):
+        assert [note.data["cause"] for note in stops] == [str(move.release.cause)]
+
+
 def test_a_release_that_waits_for_its_first_approval_says_so_and_one_beyond_its_envelope_says_that() -> None:
     known = facts(release(Phase.PENDING, 0, entered=False), analysis(), gates=(), tier=2)
     assert told(plan(known), known, lacking=1) is Reason.APPROVAL_LACKING
-    assert told(plan(known), known, lacking=1, outside=True) is Reason.OUTSIDE_ENVELOPE
+    beyond = replace(known, outside="another algorithm")
+    assert told(plan(beyond), beyond, lacking=1) is Reason.OUTSIDE_ENVELOPE
 
 
-def test_a_person_s_word_is_told_as_a_person_s_word() -> None:
+def test_a_metric_that_is_surely_worse_and_not_critical_is_not_told_as_undecided() -> None:
+    """Judging calls it inconclusive, as it must not fail the release; a person who decides must know better."""
+    worse = verdict(Outcome.INCONCLUSIVE, lower=0.05, upper=0.15)
+    known = analysed(worse, critical=False)
+    assert told(plan(known), known) is Reason.WORSE
+
+
+def test_a_verdict_without_any_evidence_is_told_as_not_measured() -> None:
+    known = analysed(verdict(Outcome.INCONCLUSIVE, n=0, estimate=None))
+    assert told(plan(known), known) is Reason.UNMEASURED
+
+
+@pytest.mark.parametrize(
+    ("cause", "ending", "reason"),
+    [
+        (Cause.ABORTED, Completion.ABORTED, Reason.ABORTED),
+        (Cause.REJECTED, Completion.ROLLED_BACK, Reason.REJECTED),
+        (Cause.SUPERSEDED, Completion.SUPERSEDED, Reason.SUPERSEDED),
+    ],
+)
+def test_no_sentence_is_read_whatever_a_person_writes(cause: Cause, ending: Completion, reason: Reason) -> None:
     known = facts(release(Phase.PROGRESSING), analysis())
-    held = pause(known.release, now=NOW, because="paused by ann: lunch")
-    assert told(held, known) is Reason.HELD
-    for said, reason in (
-        ("aborted by ann: gate failed elsewhere", Reason.ABORTED),
-        ("rejected by bob: not now", Reason.REJECTED),
+    for said in ("gate failed elsewhere", "guardrail broken, says ann", "undecided after 3 d", "paused by nobody"):
+        assert told(degrade(known.release, ending, now=NOW, because=said, cause=cause), known) is reason
+    assert told(pause(known.release, now=NOW, because="aborted by ann: no"), known) is Reason.HELD
+
+
+def test_a_pause_that_is_left_leaves_no_cause_behind() -> None:
+    known = facts(release(Phase.PROGRESSING), analysis())
+    held = pause(known.release, now=NOW, because="paused by ann: lunch").release
+    assert held.cause is Cause.HELD
+    assert resume(held, known.policy, now=NOW, because="back").release.cause is None
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_is_explained_where_it_pauses_or_where_it_ends(cause: Cause) -> None:
+    for table, stopped in (
+        (PAUSED, release(Phase.PAUSED, cause=cause)),
+        (ENDED, release(Phase.DEGRADED, ending=Completion.ABORTED, cause=cause)),
     ):
-        assert told(degrade(known.release, Completion.ABORTED, now=NOW, because=said), known) is reason
-    superseded = degrade(known.release, Completion.SUPERSEDED, now=NOW, because="a newer release takes its place")
-    assert told(superseded, known) is Reason.SUPERSEDED
+        if cause in table:
+            assert explain(Circumstances(release=stopped, step=spec.Pause())).reason is table[cause]
+
+
+def test_a_release_stopped_before_causes_were_kept_is_told_from_what_is_known_of_it() -> None:
+    """As 0.1 wrote it: the record has no `cause`, and its sentence is left to people."""
+    paused = msgspec.to_builtins(release(Phase.PAUSED, because="undecided after 14 d (roc_auc: …)"))
+    ended = msgspec.to_builtins(release(Phase.HEALTHY, completion=Completion.ABORTED, because="gate failed: …"))
+    for old, reason in ((paused, Reason.PAUSED_BEFORE), (ended, Reason.ENDED_BEFORE)):
+        assert old.pop("cause") is None
+        read = msgspec.convert(old, Release)
+        assert explain(Circumstances(release=read, step=analysis())).reason is reason
+    assert "read it under `because`" in REASONS[Reason.ENDED_BEFORE].means
 
 
 def test_a_release_that_only_waits_says_for_what() -> None:
@@ -164,11 +225,15 @@ def test_a_release_that_only_waits_says_for_what() -> None:
     assert said(release(Phase.PENDING), analysis(), waits_for=1) is Reason.QUEUED
     assert said(release(Phase.PENDING), analysis()) is Reason.GATES_UNDER_WAY
     assert said(release(Phase.PENDING), analysis(), frozen="frozen until Monday: holidays") is Reason.FROZEN
+    assert said(release(Phase.PENDING), analysis(), exhausted="waits until it recovers") is Reason.BUDGET_USED_UP
     assert said(progressing, analysis()) is Reason.COLLECTING
+    assert said(progressing, analysis(), doubt=Doubt.LABELS, doubted="0 % of 900") is Reason.LABELS_AWAITED
+    assert said(progressing, analysis(), doubt=Doubt.SPLIT, doubted="17 % (meant 10 %)") is Reason.SPLIT_DOUBTED
     assert said(progressing, spec.Pause(duration=timedelta(days=1))) is Reason.RESTING
     assert said(progressing, spec.SetWeight(weight_pct=10)) is Reason.STEP_COMING
     assert said(release(Phase.PROGRESSING, entered=False), analysis()) is Reason.STEP_COMING
     assert said(release(Phase.VERIFYING), spec.Promote()) is Reason.VERIFYING
+    assert said(release(Phase.PENDING, opened=Opened.ROLLBACK), spec.Promote()) is Reason.COMING_BACK
     back = release(Phase.HEALTHY, completion=Completion.FAST_ROLLED_BACK)
     assert said(back, spec.Promote()) is Reason.BROUGHT_BACK
 
@@ -206,7 +271,7 @@ def test_an_environment_other_than_production_stands_in_the_command() -> None:
 
 def test_who_answers_when_it_is_over_depends_on_whether_the_version_ever_did() -> None:
     def means(**changes: Any) -> str:
-        ended = release(Phase.HEALTHY, completion=Completion.ABORTED, because="aborted by ann: no", **changes)
+        ended = release(Phase.HEALTHY, completion=Completion.ABORTED, cause=Cause.ABORTED, **changes)
         return explain(Circumstances(release=ended, step=None)).means
 
     assert means() == "A person ended it; version 1 answers as before in production."
@@ -216,7 +281,7 @@ def test_who_answers_when_it_is_over_depends_on_whether_the_version_ever_did() -
 
 
 def test_a_weight_that_stays_during_a_pause_is_said() -> None:
-    waits = release(Phase.PAUSED, weight_pct=10.0, exposed=True)
+    waits = release(Phase.PAUSED, weight_pct=10.0, exposed=True, cause=Cause.PAUSE_STEP)
     said = explain(Circumstances(release=waits, step=spec.Pause()))
     assert "version 2 meanwhile answers 10 % of the requests" in said.means
     assert msgspec.to_builtins(said)["reason"] == "pause until resumed"

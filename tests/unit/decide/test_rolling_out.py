@@ -10,22 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersman.decide.approving import Agreement
-from steersman.decide.rolling_out import (
-    GATES_STEP,
-    Facts,
-    GateFact,
-    GuardrailReading,
-    degrade,
-    plan,
-    steps_of,
-)
+from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, degrade, plan
 from steersman.decide.steering import pause, resume
+from steersman.decide.steps import GATES_STEP, steps_of
 from steersman.domain import spec
 from steersman.domain.release import (
     COMPLETIONS,
     PHASES,
     TRANSITIONS,
     Arm,
+    Cause,
     Completion,
     IllegalTransition,
     Opened,
@@ -282,11 +276,16 @@ def test_a_broken_critical_guardrail_goes_back_from_wherever_the_version_answers
     assert (move.release.phase, move.release.ending) == (Phase.DEGRADED, Completion.ROLLED_BACK)
 
 
-def test_a_guardrail_that_is_not_critical_or_has_nothing_to_say_yet_stops_nothing() -> None:
+def test_a_guardrail_that_is_not_critical_stops_nothing() -> None:
     serving = release(Phase.PAUSED, WAIT, exposed=True, resumes=Phase.PROGRESSING)
     assert plan(facts(serving, guardrails=broken(critical=False))) is None
-    unexposed = release(Phase.PAUSED, WAIT, resumes=Phase.PROGRESSING)
-    assert plan(facts(unexposed, guardrails=broken(critical=True))) is None
+
+
+def test_what_breaks_a_guardrail_on_copies_ends_aborted_because_it_never_answered() -> None:
+    copied = release(Phase.PROGRESSING, ANALYSIS, entered=True)
+    move = plan(facts(copied, guardrails=broken(critical=True)))
+    assert move is not None
+    assert (move.release.phase, move.release.ending) == (Phase.DEGRADED, Completion.ABORTED)
 
 
 def test_a_rollback_is_not_rolled_back_by_itself() -> None:
@@ -340,9 +339,34 @@ def test_verifying(changes: dict[str, Any], expected: tuple[Phase, Completion | 
     assert (None if move is None else (move.release.phase, move.release.completion)) == expected
 
 
+@pytest.mark.parametrize(
+    ("analysis", "proved"),
+    [
+        ({}, True),
+        ({"roc_auc": verdict(Outcome.INCONCLUSIVE), "log_loss": verdict(Outcome.INCONCLUSIVE, estimate=0.01)}, True),
+        ({"roc_auc": verdict(Outcome.INCONCLUSIVE), "log_loss": verdict(Outcome.ERROR, estimate=0.01)}, False),
+    ],
+)
+def test_a_bake_proves_something_if_anything_was_measured_of_what_was_to_be(
+    analysis: dict[str, Verdict], proved: bool
+) -> None:
+    baking = release(Phase.VERIFYING, BAKE, promoted_at=NOW - timedelta(days=30), exposed=True, weight_pct=100.0)
+    move = plan(facts(baking, analysis=analysis))
+    assert move is not None
+    assert move.release.completion is Completion.PROMOTED
+    assert (move.release.verified_at is not None, move.release.cause) == (
+        proved,
+        None if proved else Cause.BAKE_UNMEASURED,
+    )
+
+
 def test_traffic_goes_back_first_capacity_second_status_last() -> None:
     falling = degrade(
-        release(Phase.PROGRESSING, TENTH, weight_pct=10.0), Completion.ABORTED, now=NOW, because="no"
+        release(Phase.PROGRESSING, TENTH, weight_pct=10.0),
+        Completion.ABORTED,
+        now=NOW,
+        because="no",
+        cause=Cause.ABORTED,
     ).release
     assert falling.weight_pct == 0.0
     assert plan(facts(falling, in_effect=False, drained=False)) is None

@@ -155,6 +155,13 @@ def test_through_the_bake_and_while_recovery_is_verified_the_replaced_version_ge
     assert [m.arm for m in traffic(old, done, recovering=True).mirrors] == [old.arm]
 
 
+def test_the_replaced_version_stays_whole_through_the_bake_while_it_is_kept_warm() -> None:
+    old = release(1, day=0)
+    baking = release(2, day=5, previous=old.arm, phase=Phase.VERIFYING, step=4, completion=None)
+    assert traffic(old, baking).at_full == (old.digest,)
+    assert traffic(old, baking, keep_warm=0).at_full == ()
+
+
 def test_a_challenger_gets_all_copies_unless_it_is_what_answers() -> None:
     def beside(version: int) -> Traffic:
         challenger = Challenger(

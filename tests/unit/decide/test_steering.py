@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steersman.decide.rolling_out import GATES_STEP, Move
+from steersman.decide.rolling_out import Move
 from steersman.decide.steering import approval_step, pause, promote, resume, waits_for_approval
+from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
 from steersman.domain.errors import Blocked, Conflict, SteersmanError
 from steersman.domain.release import TRANSITIONS, Arm, Opened, Phase, Release

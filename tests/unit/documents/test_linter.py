@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from msgspec.structs import replace
 
+from steersman.decide.approving import approvals_required
 from steersman.domain.linting import Finding, Level, lint
 from steersman.domain.spec import (
     Analysis,
+    AnalysisMode,
     Approval,
     Bake,
     Canary,
     EnvironmentPolicy,
     EnvironmentSpec,
+    EvidenceUnit,
     GroundTruth,
     Incidents,
     InferenceLog,
@@ -76,6 +80,20 @@ def test_an_analysis_says_how_long_it_may_take_and_what_happens_then() -> None:
     assert "no analysis is critical" in found
 
 
+def test_few_requests_of_what_has_no_range_are_found() -> None:
+    few = replace(SOUND, metrics=("brier", "log_loss"), unit=EvidenceUnit.ROW, rows_min=200)
+    found = said(lint(model(Mirror(), few, *STEPS[2:])))
+    assert (
+        "steps[1]: rowsMin 200: log_loss cannot be judged by fewer than 500 requests (a single request's harm" in found
+    )
+    lots = replace(SOUND, mode=AnalysisMode.SPLIT, metrics=("brier",), unit=EvidenceUnit.ROW, rows_min=200)
+    assert "brier cannot be judged by fewer than 500 requests (in a split" in said(
+        lint(model(*STEPS[2:3], lots, *STEPS[3:]))
+    )
+    assert lint(model(Mirror(), replace(few, metrics=("brier",)), *STEPS[2:])) == []
+    assert lint(model(Mirror(), replace(few, rows_min=500), *STEPS[2:])) == []
+
+
 def test_automatic_retraining_does_not_wait_for_a_person_by_accident() -> None:
     waiting = model(Mirror(), replace(SOUND, on_inconclusive=OnInconclusive.PAUSE), *STEPS[2:])
     automatic = replace(waiting, spec=replace(waiting.spec, retrain=Retrain(mode=RetrainMode.AUTO)))
@@ -102,6 +120,14 @@ def test_from_tier_2_on_the_document_says_that_a_person_must_approve() -> None:
     assert "tier 2: a release waits for an approval" in finding.message
     assert lint(tier(2, model(Approval(), *STEPS))) == []
     assert lint(tier(3, model(*STEPS, environment="staging"))) == []
+
+
+@pytest.mark.parametrize("environment", ["dev", "staging", "production", "prod-eu"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_what_it_advises_to_write_down_is_what_is_demanded(environment: str, number: int) -> None:
+    found = said(lint(tier(number, model(SetWeight(weight_pct=10), Promote(), environment=environment))))
+    demanded = approvals_required(EnvironmentPolicy(), number, environment=environment)
+    assert ("a release waits for an approval" in found) == (demanded > 0)
 
 
 def test_a_rollback_by_a_monitor_that_says_nothing_during_the_bake_is_found() -> None:

@@ -30,13 +30,19 @@ def ci(arguments: argparse.Namespace) -> int:
     """Ask for a check, wait for it, print the verdicts."""
     try:
         check = _here(arguments) if arguments.here else _asked(arguments)
-    except SteersmanError as error:
-        print_error(error, arguments.output)
+        if arguments.junit is not None:
+            Path(arguments.junit).write_text(junit(check), encoding="utf-8")
+    except Exception as error:  # whatever went wrong, an interpreter that ends with 1 would say that the version failed
+        known = error if isinstance(error, SteersmanError) else _unforeseen(error)
+        print_error(known, arguments.output)
         return EXIT_NOT_JUDGED
-    if arguments.junit is not None:
-        Path(arguments.junit).write_text(junit(check), encoding="utf-8")
     report(check, arguments.output, lambda: told(check))
     return exit_code(check)
+
+
+def _unforeseen(error: Exception) -> SteersmanError:
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return SteersmanError(f"the version was not judged: {said}", next_step="Run `steersman doctor`, then check again.")
 
 
 def _asked(arguments: argparse.Namespace) -> Json:

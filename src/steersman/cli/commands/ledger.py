@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from steersman.cli import EXIT_DONE, EXIT_ERROR
 from steersman.cli.output import lines, report, show
@@ -122,13 +123,26 @@ def _directory(path: Path) -> Iterator[Path]:
                 members = [member for member in archive.getmembers() if member.isfile()]
                 if sum(member.size for member in members) > EXPORT_BYTES_MAX:
                     raise BadRequest(f"{path} unpacks to more than {EXPORT_BYTES_MAX // 1024**3} GiB")
-                archive.extractall(aside, members=members, filter="data")
+                for member in members:
+                    _unpack(archive, member, Path(aside))
         except (tarfile.TarError, EOFError, OSError):
             raise NotVerified(f"{path} is not an export of a ledger") from None
         found = next(Path(aside).rglob("entries.jsonl"), None)
         if found is None:
             raise NotVerified(f"{path} holds no entries.jsonl")
         yield found.parent
+
+
+def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
+    """Write one plain file below `into`; extraction filters are younger than the oldest Python this runs on."""
+    name = PurePosixPath(member.name)
+    content = archive.extractfile(member)
+    if name.is_absolute() or ".." in name.parts or content is None:
+        raise NotVerified(f"the archive holds {member.name}, which leads out of it")
+    target = into / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _flat(entry: Json) -> Json:

@@ -98,7 +98,8 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
     """Chance, over all looks, metrics and slices together, of a wrong verdict about a candidate at the margin."""
     unit: EvidenceUnit = EvidenceUnit.BLOCK
     rows_min: RowsMin | None = None
-    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""
+    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it. Below 500 only in pairs, of a metric whose
+    range is known (`accuracy`, `brier`, `agreement`, `error_rate`); of another one an error until there are 500."""
     slices: Slices = ()
     """Input columns: each value of each is judged by itself as well, and the worst one decides."""
     slice_margin: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
@@ -159,7 +160,8 @@ class Bake(Part, frozen=True, kw_only=True, tag_field="step", tag="bake"):
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
     unit: EvidenceUnit = EvidenceUnit.BLOCK
     rows_min: RowsMin | None = None
-    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""
+    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it. Below 500 only in pairs, of a metric whose
+    range is known (`accuracy`, `brier`, `agreement`, `error_rate`); of another one an error until there are 500."""
     slices: Slices = ()
     """Input columns: each value of each is judged by itself as well, and the worst one decides."""
     slice_margin: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
@@ -209,7 +211,7 @@ Strategy = Canary | BlueGreen | Shadow | AllAtOnce
 
 
 class GuardrailName(StrEnum):
-    """What a guardrail measures, over the requests the candidate answered."""
+    """What a guardrail measures, over the requests the candidate answered or got copies of."""
 
     ERROR_RATE = "error-rate"
     P50_LATENCY = "p50-latency"
@@ -270,8 +272,8 @@ class BurnRate(Part, frozen=True, kw_only=True):
 
 
 class Guardrail(Part, frozen=True, kw_only=True):
-    """A service level the candidate must keep while it answers: absolute (`limit`), beside stable (`ratio`), or an error
-    budget (`burnRate`)."""
+    """A service level the candidate must keep: absolute (`limit`), from its first copied request on; beside stable
+    (`ratio`) or as an error budget (`burnRate`), from its first answer on."""
 
     name: GuardrailName
     limit: Limit | None = None
@@ -290,7 +292,7 @@ class Approvals(Part, frozen=True, kw_only=True):
     """Who must agree before a release of this environment starts."""
 
     required: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
-    """People in all, never the author; tiers 2 and 3 demand at least one and two."""
+    """People in all, never the author; tiers 2 and 3 demand at least one and two, except in dev and staging."""
     roles: Annotated[tuple[ApproverRole, ...], msgspec.Meta(min_length=1, max_length=10)] = (ApproverRole.APPROVER,)
     """Each role named here must be held by a person of their own among those who agreed."""
     expires: Duration = timedelta(days=7)

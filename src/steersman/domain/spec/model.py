@@ -270,7 +270,8 @@ class Tests(Part, frozen=True, kw_only=True):
 
     source: Source = msgspec.field(default_factory=lambda: Source(directory="."))
     command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=100)]
-    """Ends with 0 when all passed. Its variables say where the version answers and where its files and the holdout lie."""
+    """Ends with 0 when all passed, with 1 when something failed. It runs with the libraries that the version answers with; its
+    variables say where the version answers and where its files and the holdout lie."""
     timeout: Duration = timedelta(minutes=10)
     limits: Limits = Limits()
 
@@ -281,7 +282,8 @@ class ModelSpec(Part, frozen=True, kw_only=True):
     type: ModelType = ModelType.PREDICTOR
     purpose: Text = ""
     tier: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
-    """Risk: 0 experiment, 1 ordinary, 2 important, 3 critical. From 2 on a person must approve a release."""
+    """Risk: 0 experiment, 1 ordinary, 2 important, 3 critical. From 2 on a person must approve a release, except to dev and
+    staging."""
     versions: Versions
     serving: Serving = Serving()
     inference_log: InferenceLog = InferenceLog()

@@ -239,12 +239,20 @@ class DeltaInferenceLog:
         )
 
     def latencies(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, digest: str
+        self,
+        workspace: str,
+        environment: str,
+        model: str,
+        *,
+        since: datetime,
+        until: datetime,
+        digest: str,
+        variants: Collection[str],
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Milliseconds of each request a digest answered to callers, wall time; one a request, not a row."""
+        """Milliseconds of each request a digest answered as one of `variants`, wall time; one a request, not a row."""
         rows = self._predictions(
             workspace, environment, model, since, until, columns=("request_id", "latency_ms"), with_inputs=False,
-            keep=(pl.col("digest") == digest) & pl.col("variant").is_in(ANSWERING) & (pl.col("status") == 200),
+            keep=(pl.col("digest") == digest) & pl.col("variant").is_in(variants) & (pl.col("status") == 200),
         )  # fmt: skip
         return rows.unique("request_id", keep="first", maintain_order=True)["latency_ms"].to_numpy()
 

@@ -157,6 +157,11 @@ class LocalTarget:
                     return settled.because
         return None
 
+    def interpreter(self, replica: ReplicaSpec) -> Path | None:
+        """That of the version's own environment, None where this installation's libraries will do."""
+        wanted = self._environments.wanted(replica)
+        return None if wanted is None else self._environments.python(wanted.digest)
+
     def stop(self, workspace: str, environment: str, model: str, digest: str, *, keep: int = 0) -> None:
         """Drain and end all replicas of a version but the first `keep`; returns when they are gone (bounded by the
         drain time-out)."""

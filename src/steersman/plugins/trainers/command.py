@@ -15,14 +15,13 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-import platform
 import re
 import shutil
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -31,6 +30,7 @@ from steersman.dataplane.artifacts import tree_digest
 from steersman.dataplane.handles import Handle, read_handle
 from steersman.domain.errors import BadRequest, LimitReached, Misconfigured, NotFound
 from steersman.plugins import processes
+from steersman.plugins.trainers.interpreters import lacking, read_by, resolved, search_path, version_of
 from steersman.ports import JobState, TrainingJob
 
 SOURCE_FILES_MAX = 2_000
@@ -160,19 +160,22 @@ class CommandTrainer:
         copy_source(job.source, folder / "source")
         shutil.copytree(folder / "source", folder / "work", copy_function=shutil.copyfile)
         asked = {
-            "command": python_command(job.command),
+            "command": resolved(job.command, job.python),
             "timeout_s": job.timeout_s,
             "memory_mb": job.memory_mb,
             "cpu_s": job.cpu_s,
             "file_bytes_max": FILE_BYTES_MAX,
-            "readable": [str(path) for path in (job.data, *job.readable, *self._readable)],
+            "readable": [
+                str(path)
+                for path in (job.data, *job.readable, *self._readable, *(read_by(job.python) if job.python else ()))
+            ],
             "record": {
                 "command": list(job.command),
                 "code_digest": tree_digest(folder / "source"),
                 "lock_digest": lock_digest(folder / "source", job.lock),
-                "libraries_digest": libraries_digest(),
+                "libraries_digest": libraries_digest(job.python),
                 "data_digest": file_digest(job.data),
-                "python_version": platform.python_version(),
+                "python_version": version_of(job.python),
                 "seed": job.environment.get("STEERSMAN_SEED"),
                 "variables": sorted(job.environment),
             },
@@ -181,6 +184,10 @@ class CommandTrainer:
 
     def _start(self, job: TrainingJob, folder: Path, lock: int) -> None:
         environment = self._environment(job, folder)
+        if (missing := lacking(resolved(job.command, job.python), job.python, folder / "source")) is not None:
+            result = _Result(because=f"could not be started: {missing}")
+            processes.write_whole(folder / "result.json", msgspec.json.encode(result))
+            return
         try:
             with (folder / "supervision.log").open("wb") as complaints:
                 child = subprocess.Popen(
@@ -205,8 +212,12 @@ class CommandTrainer:
             if not _VARIABLE.match(name):
                 raise BadRequest(f"{name[:100]!r} is no name of an environment variable")
         scratch = str(folder / "scratch")
+        usual = processes.clean_environment(threads=job.threads)
+        if job.python is not None:  # nothing of this installation's, which may have been told to look elsewhere
+            usual = {name: value for name, value in usual.items() if name != "PYTHONPATH"}
+            usual["PATH"] = search_path(job.python)
         return {
-            **processes.clean_environment(threads=job.threads),
+            **usual,
             **job.environment,
             "HOME": scratch,
             "TMPDIR": scratch,
@@ -282,13 +293,6 @@ def _ending(exit_code: int | None) -> str:
     return f"exited with code {exit_code}"
 
 
-def python_command(command: Sequence[str]) -> list[str]:
-    """`python` in a command means the interpreter of this installation, whatever PATH says."""
-    if not command:
-        raise BadRequest("the training command is empty")
-    return [sys.executable, *command[1:]] if command[0] in ("python", "python3") else list(command)
-
-
 def copy_source(source: Path, into: Path) -> None:
     """Copy a folder of code, regular files only and read-only once there.
 
@@ -351,8 +355,11 @@ def lock_digest(source: Path, named: str | None = None) -> str | None:
 
 
 @functools.cache
-def libraries_digest() -> str:
-    """Digest of the libraries this installation has, name and version: what a command run by `python` imports."""
+def libraries_digest(python: Path | None = None) -> str:
+    """Digest of the libraries that a command run by `python` imports: those this installation has, name and version, or
+    what another environment was built from, which is its name."""
+    if python is not None:
+        return f"sha256:{python.parents[1].name}"
     pins = sorted({f"{each.name}=={each.version}" for each in importlib.metadata.distributions()})
     return "sha256:" + hashlib.sha256("\n".join(pins).encode()).hexdigest()
 
