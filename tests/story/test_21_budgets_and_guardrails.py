@@ -110,7 +110,7 @@ def test_what_errs_or_is_slow_on_copies_is_taken_back_before_it_answers_anybody(
 ) -> None:
     monkeypatch.setattr(story.clock, "replay", False)  # in a replay latency is recorded and decides nothing
     release = shadowed(story, {"name": "error-rate", "limit": "<= 1%", "critical": True}, SLOW)
-    story.traffic.errors = {story.digest(2): errors}
+    story.traffic.errors_on_copies = {story.digest(2): errors}
     story.traffic.latency_ms = {story.digest(2): latency_ms}
     story.days(1)
     ended = story.reread(release)
@@ -124,7 +124,7 @@ def test_on_copies_only_limits_are_read_and_one_that_is_not_critical_stops_nothi
     story: Story,
 ) -> None:
     release = shadowed(story, BESIDE, BUDGET, {"name": "error-rate", "limit": "<= 1%"})
-    story.traffic.errors = {story.digest(2): 0.5}
+    story.traffic.errors_on_copies = {story.digest(2): 0.5}
     story.days(1)
     assert story.reread(release).phase is Phase.PROGRESSING
     assert read(story, release) == snapshot(
@@ -136,12 +136,12 @@ def test_in_the_bake_errors_are_compared_with_those_of_the_replaced_version_on_c
     release = canaried(story, BESIDE)
     story.days(2)
     assert story.reread(release).phase is Phase.VERIFYING
-    story.traffic.errors = {story.digest(1): 0.01, story.digest(2): 0.01}
+    story.traffic.errors_on_copies, story.traffic.errors = {story.digest(1): 0.01}, {story.digest(2): 0.01}
     story.days(1)
     assert read(story, release) == snapshot(
         {"error-rate": "successful: error rate ratio 1.00 [0.25, 3.93] (40 of 4000 against 40 of 4000), limit 2"}
     )
-    story.traffic.errors = {story.digest(1): 0.01, story.digest(2): 0.2}
+    story.traffic.errors = {story.digest(2): 0.2}
     story.days(1)
     assert story.reread(release).completion is Completion.ROLLED_BACK
 

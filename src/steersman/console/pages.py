@@ -17,6 +17,7 @@ import jinja2
 from steersman.console import charts, drawing, judgements, views, wording
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import SteersmanError
+from steersman.domain.numbers import number_within
 from steersman.domain.release import Release
 from steersman.ledger.checkpoint import VerifierKey
 from steersman.loop.world import Documents
@@ -180,8 +181,7 @@ class Console:
         return render("incident.html", visit, line, size=size, view=view, clock=clock, recovery=recovery)
 
     def ledger(self, visit: Visit) -> str:
-        wanted = visit.query.get("page", "1")
-        page = int(wanted) if wanted.isdigit() and len(wanted) < 9 else 1
+        page = number_within(visit.query.get("page", "1"), 1, 10**8) or 1
         with self._store.read() as tx:
             view = views.ledger_page(tx, visit.access, page=page, key=self._key)
         return render("ledger.html", visit, "steersman ledger verify", size=view.size, view=view)

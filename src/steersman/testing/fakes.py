@@ -208,13 +208,15 @@ class FakeTraffic:
     """The inference log of a made-up world: `rows` requests a day whose labels come true a day later.
 
     Each version's score is the true signal plus noise; `quality` says how much signal. Everything is a pure function of
-    the day and the digest, so two looks see the same rows. `missing` is the share of nulls in the inputs; each of the
-    `corrections` of labels changes one in twenty of them, also of days that were looked at already.
+    the day and the digest, so two looks see the same rows. `errors` is the share of its requests a digest fails at, and
+    `errors_on_copies` of the copies: what fails once it answers need not fail before. `missing` is the share of nulls in
+    the inputs; each of the `corrections` of labels changes one in twenty of them, also of days that were looked at already.
     """
 
     quality: Quality = lambda _digest, _day: 1.0
     rows: int = 400
     errors: dict[str, float] = field(default_factory=dict)
+    errors_on_copies: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
     inputs: Callable[[datetime], float] = lambda _day: 0.0
     missing: float = 0.0
@@ -368,7 +370,7 @@ class FakeTraffic:
             )
         for mirror in configuration.routes[0].mirrors:
             rows = int(self.rows * days * mirror.percent / 100)
-            errors = int(rows * self.errors.get(mirror.digest, 0.0))
+            errors = int(rows * self.errors_on_copies.get(mirror.digest, 0.0))
             copy = "shadow" if mirror.role == "mirror" else mirror.role
             counts.append(
                 ArmCount(digest=mirror.digest, release=mirror.release, variant=copy, rows=rows, errors=errors)
