@@ -24,6 +24,7 @@ from measuring.report import Target
 from simulating import flights, rules, worlds
 from simulating.rules import Decisions
 from simulating.worlds import BASE, HORIZON_DAYS, MARGIN, SHARED, Split
+from steersman.decide.judging import ROWS_MIN
 from steersman.domain.verdicts import Outcome
 from steersman.stats.sequences import clopper_pearson_interval
 
@@ -32,11 +33,13 @@ WRONG_MAX = 0.02
 MEDIAN_MAX = 2_500
 FEWER_MIN = 5.0
 HARMFUL = 2 * MARGIN
+HARM = "worse by twice the margin"
 PROCESSES = 2
 CHUNK = 25
 """Releases simulated at once: what keeps a chunk's arrays at some 4 MB each."""
 
 PAIRED_REQUESTS = 8_000
+FEW_REQUESTS = 2_000
 SPLIT_REQUESTS = 20_000
 A_DAY = 1_000
 """Requests a day where labels take days."""
@@ -53,6 +56,8 @@ OURS = "sequence"
 THRESHOLD = "fixed threshold"
 REPEATED = "repeated z-test"
 SO_FAR = "labels so far, z-test against history"
+ASYMPTOTIC = "asymptotic sequence alone"
+DAY_RATIOS = "mean of the days' ratios"
 ROWS_DECLARED = "sequence, requests declared independent"
 
 
@@ -103,6 +108,19 @@ def paired_shocks(rng: np.random.Generator, releases: int, harm: float) -> Judge
     return {OURS: days, ROWS_DECLARED: rows, THRESHOLD: threshold, REPEATED: repeated}
 
 
+def paired_few(rng: np.random.Generator, releases: int, harm: float) -> Judged:
+    """Harm that comes rarely and is then large, of a bounded score, judged as soon as a document may ask for."""
+    harms = worlds.rare_pairs(rng, (releases, FEW_REQUESTS), harm=harm)
+    return {OURS: rules.sequence_over_few(harms), ASYMPTOTIC: rules.asymptotic_over_few(harms)}
+
+
+def paired_ratio(rng: np.random.Generator, releases: int, harm: float) -> Judged:
+    """Precision of few positives, of which the candidate names twice as many."""
+    lost = harm / MARGIN * worlds.RATIO_MARGIN
+    by_sums, by_days = rules.sequence_over_sums(worlds.named_days(rng, releases, PAIRED_DAYS, harm=lost))
+    return {OURS: by_sums, DAY_RATIOS: by_days}
+
+
 def split(rng: np.random.Generator, releases: int, harm: float) -> Judged:
     return _split(worlds.split(rng, (releases, SPLIT_REQUESTS), harm=harm))
 
@@ -148,6 +166,8 @@ WORLDS: tuple[tuple[str, str, World], ...] = (
     ("split 10 %, labels of errors late", "requests", split_delay),
     ("split ramping 5, 25, 50 %, base error 4, 6, 9 %", "requests", split_ramp),
     ("split 50 %, shocks shared by a day", "days", split_shocks),
+    (f"paired, harm rare and large, judged from {rules.ROWS_FEW} requests on", "requests", paired_few),
+    ("paired, precision of few positives", "days", paired_ratio),
 )
 
 
@@ -160,7 +180,7 @@ def simulate(releases: int) -> Iterator[Row]:
             yield Row(
                 world=name,
                 rule=rule,
-                unit=unit if rule == OURS else "requests",
+                unit=unit if rule in (OURS, DAY_RATIOS) else "requests",
                 identical=decisions,
                 harmful=harmful[rule],
                 binding=rule == OURS,
@@ -267,9 +287,9 @@ def page(rows: list[Row], real: Decisions, lost: Decisions, command: str, second
     lines = [
         _line(row, decisions, candidate)
         for row in rows
-        for decisions, candidate in ((row.identical, "identical"), (row.harmful, f"worse by {HARMFUL:.0%}"))
+        for decisions, candidate in ((row.identical, "identical"), (row.harmful, HARM))
     ]
-    day_rows = {row.world: row for row in rows if row.unit == "days"}
+    day_rows = {row.world: row for row in rows if row.unit == "days" and row.binding}
     days = [
         (name, *(_number(found.median, found.cap) for found in (row.identical, row.harmful)))
         for name, row in day_rows.items()
@@ -289,7 +309,7 @@ A target is met when the upper Clopper–Pearson bound (95 %, in brackets) keeps
 
 Where the requests of a day share a shock, days are the evidence; the median release is decided after this many:
 
-{report.table(("world", "identical candidate", f"worse by {HARMFUL:.0%}"), days)}
+{report.table(("world", "identical candidate", HARM), days)}
 
 ## All settings and rules
 
@@ -323,6 +343,12 @@ later than any decision.
 - *labels of errors late*: exponential delays, mean {worlds.DELAY_DAYS[1]:g} days for wrong answers and
   {worlds.DELAY_DAYS[0]:g} for right ones; only requests older than the horizon of {HORIZON_DAYS:g} days count, both arms over
   the same days. What has no label by then ({np.exp(-HORIZON_DAYS / worlds.DELAY_DAYS[1]):.0%} of errors) is missing in both.
+- *harm rare and large*: a score within 0..1 that differs in {(1 - SHARED) * BASE:.0%} of requests and then by
+  {worlds.LARGE:g}; at most {FEW_REQUESTS:,} requests. *sequence* is empirical-Bernstein below {ROWS_MIN} requests and
+  asymptotic from there on, each with half of alpha; *{ASYMPTOTIC}* is the latter from {rules.ROWS_FEW} on, with all of it.
+- *precision of few positives*: the candidate names {worlds.NAMED_A_DAY[0]:g} positives a day, the stable version
+  {worlds.NAMED_A_DAY[1]:g}, {worlds.PRECISION:.0%} of them rightly; margin {worlds.RATIO_MARGIN:g}. *sequence* is by the sums
+  of all days, *{DAY_RATIOS}* takes a day without positives for a precision of 0.
 - *shocks*: each day multiplies what each version gets wrong by itself by a gamma factor of mean 1 and standard
   deviation 1; {PAIRED_A_DAY} requests a day.
 - *flights*: {FLIGHTS_MODELS} models of the example's algorithm, each from its own draw of January's and February's rows; every

@@ -17,9 +17,9 @@ def main() -> None:
     from savvi.multinomial import Multinomial
 
     cases = json.load(sys.stdin)
-    said: dict[str, list[object]] = {"bounded": [], "bernstein": [], "shares": []}
+    said: dict[str, list[object]] = {"betting": [], "bernstein": [], "shares": []}
     for values in cases["bounded"]:
-        for name, sequence in (("bounded", hedged_cs), ("bernstein", predmix_empbern_twosided_cs)):
+        for name, sequence in (("betting", hedged_cs), ("bernstein", predmix_empbern_twosided_cs)):
             lower, upper = sequence(np.array(values), alpha=0.05)
             said[name].append([float(lower[-1]), float(upper[-1])])
     for counts, shares, concentration in cases["shares"]:

@@ -8,29 +8,40 @@ benchmark stops.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulating.worlds import BASE, MARGIN, Floats, Signs, Split
+from simulating.worlds import BASE, MARGIN, RATIO_MARGIN, Floats, Signs, Split
 from steersman.decide.judging import (
     BLOCKS_MIN,
+    ROWS_MIN,
     BlockEvidence,
     judge_assignment,
     judge_evidence,
     judge_paired,
     row_bounds,
 )
+from steersman.domain.metrics import HARM_RANGES
 from steersman.domain.spec import EvidenceUnit
 from steersman.domain.verdicts import Outcome, Verdict
+from steersman.stats.bounded import log_wealth_below
+from steersman.stats.ratios import Sums
+from steersman.stats.sequences import SPREAD_FLOOR, asymptotic_radii
 from steersman.stats.splitting import aipw_scores, design_spread, split_block
 
 METRIC = "accuracy"
+SCORE = "brier"
 BLOCK = 500
 """Requests of a block where requests are judged as rows, and between two looks of the rules of others."""
 
+ROWS_FEW = 100
+"""`rowsMin` where few requests are judged: the smallest a document may ask for."""
+
+ALPHA = 0.05
 ASSIGNMENT_LOOKS = 500
 THRESHOLD_LOOKS = 10
 """Looks after which the fixed threshold promotes."""
@@ -88,7 +99,7 @@ def sequence_over_pairs(harms: Signs) -> Decisions:
     return _decide(n, mean, sd, evidence)
 
 
-def _pair_block(harms: Signs) -> BlockEvidence:
+def _pair_block(harms: Signs | Floats) -> BlockEvidence:
     return BlockEvidence(
         harm=float(harms.mean()), n=len(harms), spread=float(harms.std(ddof=1)) if len(harms) > 1 else 0.0
     )
@@ -137,15 +148,100 @@ def _decide(
     n: NDArray[np.int64], mean: Floats, sd: Floats, evidence: Callable[[int, int], list[BlockEvidence]]
 ) -> Decisions:
     lower, upper = row_bounds(n, mean, sd, metric=METRIC, margin=MARGIN)
-    first = _first((upper < MARGIN) | (lower > MARGIN))
+    return _put(n, upper < MARGIN, lower > MARGIN, evidence, _judge)
+
+
+def sequence_over_few(harms: Floats) -> Decisions:
+    """Paired shadow, requests as rows of a score within 0..1, judged from `ROWS_FEW` of them on."""
+    n, mean, sd = _sums(harms)
+    low, high = HARM_RANGES[SCORE]
+    limit = -math.log(ALPHA / 2)
+    better = log_wealth_below(n, mean, sd, MARGIN, low=low, high=high) >= limit
+    worse = log_wealth_below(n, -mean, sd, -MARGIN, low=-high, high=-low) >= limit
+    lower, upper = row_bounds(n, mean, sd, metric=SCORE, margin=MARGIN, alpha=ALPHA / 2)
+    few, seen = n < ROWS_MIN, n >= ROWS_FEW
+
+    def evidence(release: int, n: int) -> list[BlockEvidence]:
+        return [_pair_block(harms[release, start : min(start + BLOCK, n)]) for start in range(0, n, BLOCK)]
+
+    def judge(blocks: Sequence[BlockEvidence]) -> Verdict:
+        return judge_evidence(
+            blocks,
+            metric=SCORE,
+            margin=MARGIN,
+            unit=EvidenceUnit.ROW,
+            rows_min=ROWS_FEW,
+            harm_range=HARM_RANGES[SCORE],
+            alpha=ALPHA,
+        )
+
+    passed = np.where(few, better & seen, upper < MARGIN)
+    return _put(n, passed, np.where(few, worse & seen, lower > MARGIN), evidence, judge)
+
+
+def asymptotic_over_few(harms: Floats) -> Decisions:
+    """The asymptotic sequence alone, from `ROWS_FEW` requests on."""
+    n, mean, sd = _sums(harms)
+    radius = asymptotic_radii(n, alpha=ALPHA, sides=1) * np.maximum(sd, SPREAD_FLOOR * MARGIN)
+    radius = np.where(n >= ROWS_FEW, radius, np.inf)
+    found = Decisions(cap=int(n[-1]))
+    passed, failed = mean + radius < MARGIN, mean - radius > MARGIN
+    for release, column in enumerate(_first(passed | failed).tolist()):
+        decided = Outcome.SUCCESSFUL if passed[release, column] else Outcome.FAILED
+        found.add(decided if column >= 0 else Outcome.INCONCLUSIVE, int(n[column]))
+    return found
+
+
+def _sums(harms: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Running count, mean and standard deviation of each release."""
+    n = np.arange(1, harms.shape[1] + 1)
+    mean = np.cumsum(harms, axis=1) / n
+    sd = np.sqrt(np.maximum(np.cumsum(harms**2, axis=1) - n * mean**2, 0.0) / np.maximum(n - 1, 1))
+    return n, mean, sd
+
+
+def sequence_over_sums(days: NDArray[np.int64]) -> tuple[Decisions, Decisions]:
+    """Precision by the sums of all days, and by the mean of the days' own ratios; looked at after each day."""
+    by_sums, by_days = Decisions(cap=days.shape[1]), Decisions(cap=days.shape[1])
+    for release in days.tolist():
+        blocks = [
+            BlockEvidence(
+                harm=theirs / max(of, 1) - hits / max(named, 1),
+                n=named + of,
+                spread=None,
+                sums=Sums(numerator=hits, denominator=named, numerator_reference=theirs, denominator_reference=of),
+            )
+            for hits, named, theirs, of in release
+            if named or of
+        ]
+        for found, known in ((by_sums, blocks), (by_days, [replace(block, sums=None) for block in blocks])):
+            outcome, look = Outcome.INCONCLUSIVE, len(known)
+            for n in range(BLOCKS_MIN, len(known) + 1):
+                outcome = judge_evidence(known[:n], metric="precision", margin=RATIO_MARGIN, alpha=ALPHA).outcome
+                if outcome is not Outcome.INCONCLUSIVE:
+                    look = n
+                    break
+            found.add(outcome, look)
+    return by_sums, by_days
+
+
+def _put(
+    n: NDArray[np.int64],
+    passed: NDArray[np.bool_],
+    failed: NDArray[np.bool_],
+    evidence: Callable[[int, int], list[BlockEvidence]],
+    judge: Callable[[Sequence[BlockEvidence]], Verdict],
+) -> Decisions:
+    """The deciding look of each release and the one before it, put to the product's own judge."""
+    first = _first(passed | failed)
     found = Decisions(cap=int(n[-1]))
     for release, column in enumerate(first.tolist()):
         look = int(n[column]) if column >= 0 else int(n[-1])
-        verdict = _judge(evidence(release, look))
+        verdict = judge(evidence(release, look))
         expected = Outcome.INCONCLUSIVE
         if column >= 0:
-            expected = Outcome.SUCCESSFUL if upper[release, column] < MARGIN else Outcome.FAILED
-            before = _judge(evidence(release, look - 1)).outcome
+            expected = Outcome.SUCCESSFUL if passed[release, column] else Outcome.FAILED
+            before = judge(evidence(release, look - 1)).outcome
             _agree(before in (Outcome.INCONCLUSIVE, Outcome.ERROR), release, look - 1, before)
         _agree(verdict.outcome in (expected, Outcome.ERROR), release, look, verdict.outcome)
         found.add(verdict.outcome, look)

@@ -25,6 +25,15 @@ RAMP = ((0.05, 0.04), (0.25, 0.06), (0.50, 0.09))
 DELAY_DAYS = (1.0, 5.0)
 """Mean time until a label comes, exponential: of right answers and of wrong ones."""
 
+LARGE = 0.9
+"""Harm of one request where it is rare and large: a Brier score that goes from right to surely wrong."""
+
+RATIO_MARGIN = 0.1
+NAMED_A_DAY = (3.0, 1.5)
+"""Requests a day that the candidate and the stable version take for positive: so few that some days have none."""
+
+PRECISION = 0.7
+
 HORIZON_DAYS = 14.0
 SHOCK_SHAPE = 1.0
 """Shape of the gamma factor (mean one) that multiplies a day's error rates: standard deviation as large as the mean."""
@@ -68,6 +77,19 @@ def shocked_pairs(rng: np.random.Generator, shape: tuple[int, int], *, harm: flo
     worse, better = (_factors(rng, shape[0], days) * rate for rate in (own + harm, own))
     u = rng.random((shape[0], days, a_day), dtype=np.float32)
     return _signs(u, worse[:, :, None], better[:, :, None]).reshape(shape[0], days * a_day)
+
+
+def rare_pairs(rng: np.random.Generator, shape: tuple[int, int], *, harm: float) -> Floats:
+    """Harms of a bounded score: `LARGE` for better or worse in few requests, nothing in the others."""
+    own = (1.0 - SHARED) * BASE / 2
+    return LARGE * _signs(rng.random(shape, dtype=np.float32), own + harm / LARGE, own)
+
+
+def named_days(rng: np.random.Generator, releases: int, days: int, *, harm: float) -> NDArray[np.int64]:
+    """Hits and named requests of each day, of the candidate and then of the stable version; `harm` is lost precision."""
+    named = [rng.poisson(a_day, (releases, days)) for a_day in NAMED_A_DAY]
+    hits = [rng.binomial(n, p) for n, p in zip(named, (PRECISION - harm, PRECISION), strict=True)]
+    return np.stack([hits[0], named[0], hits[1], named[1]], axis=-1)
 
 
 def _factors(rng: np.random.Generator, releases: int, days: int) -> Floats:

@@ -326,6 +326,40 @@ class Notifier(Protocol):
         ...
 
 
+# --- Metrics of installed distributions ------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """A metric over one block: of one version's answers, once for each of the two that are compared."""
+
+    def __call__(self, scores: Any, labels: Any, /) -> float:
+        """The metric of these rows: two float64 arrays of one length, at least 30, without NaN, not to be written to.
+
+        NaN says that the metric is undefined for them (a single class, say): the block is then no evidence. Whatever it
+        raises, and an infinite number, is an *error* verdict. The same rows give the same number in any order.
+        """
+        ...
+
+
+@runtime_checkable
+class InstalledMetric(Protocol):
+    """Where a `Measure` comes from. Nothing is imported before `load` is called."""
+
+    @property
+    def distribution(self) -> str:
+        """What offers it, with its version: `acme-metrics 1.2`."""
+        ...
+
+    def load(self) -> Measure:
+        """Import it. Raises `MetricError` where that fails."""
+        ...
+
+
+class MetricError(Exception):
+    """An installed metric cannot be imported, or is none; the text says why."""
+
+
 # --- Inference log: what was asked, answered and turned out true ----------------------------------------------------
 
 

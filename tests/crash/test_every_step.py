@@ -13,7 +13,7 @@ life for each cell too, so that a failure has one name.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -113,20 +113,26 @@ LIFE: list[Callable[[Story], None]] = [
 
 
 def live_through(
-    folder: Path, reached: Callable[[str], None] = lambda _point: None, *, world: Callable[[Story], None] | None = None
+    folder: Path,
+    reached: Callable[[str], None] = lambda _point: None,
+    *,
+    world: Callable[[Story], None] | None = None,
+    disturbed: AbstractContextManager[object] | None = None,
 ) -> tuple[Story, int]:
-    """The whole life, and how often the control server died in it. `world` makes the world of it less friendly."""
+    """The whole life, and how often the control server died in it. `world` makes the world of it less friendly; `disturbed`
+    lasts from when the installation is there to the end of the life."""
     story, deaths = Story.begin(folder, reached=reached), 0
     if world is not None:
         world(story)
-    for step in LIFE:
-        while True:
-            try:
-                step(story)
-                break
-            except Died:
-                deaths += 1
-                story = revived(story, reached)
+    with disturbed or nullcontext():
+        for step in LIFE:
+            while True:
+                try:
+                    step(story)
+                    break
+                except Died:
+                    deaths += 1
+                    story = revived(story, reached)
     return story, deaths
 
 
@@ -224,10 +230,9 @@ def test_dying_at_an_effect_changes_nothing_that_is_told(
 
 
 @contextmanager
-def dying_at_entries(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> Iterator[set[int]]:
-    """Every transaction that adds to the ledger dies once, before its commit or right after it."""
+def dying_at_entries(monkeypatch: pytest.MonkeyPatch, died: set[int], *, committed: bool) -> Iterator[None]:
+    """Every transaction that adds to the ledger dies once, before its commit or right after it; `died` says at which."""
     original = Store.write
-    died: set[int] = set()
 
     @contextmanager
     def write(self: Store) -> Iterator[Transaction]:
@@ -244,7 +249,7 @@ def dying_at_entries(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> Ite
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write", write)
-        yield died
+        yield
 
 
 @pytest.mark.parametrize("committed", [False, True], ids=["before its commit", "after its commit"])
@@ -256,8 +261,8 @@ def test_dying_at_an_entry_neither_loses_it_nor_tells_it_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entries, _points, started = undisturbed
-    with dying_at_entries(monkeypatch, committed=committed) as died:
-        story, deaths = live_through(tmp_path)
+    died: set[int] = set()
+    story, deaths = live_through(tmp_path, disturbed=dying_at_entries(monkeypatch, died, committed=committed))
     assert deaths == len(died)
     assert deaths > len(entries) / 3
     assert ledger(story) == entries
@@ -300,8 +305,8 @@ def test_dying_at_a_commit_loses_no_entry_and_changes_nothing_without_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entries, _points, started = undisturbed
-    with dying_at_commits(monkeypatch, every=17, offset=offset, committed=committed):
-        story, deaths = live_through(tmp_path)
+    disturbed = dying_at_commits(monkeypatch, every=17, offset=offset, committed=committed)
+    story, deaths = live_through(tmp_path, disturbed=disturbed)
     assert deaths > 10
     assert ledger(story) == entries
     assert story.target.started == started

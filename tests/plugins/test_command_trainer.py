@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from steersman.dataplane import priority
 from steersman.domain.errors import BadRequest, LimitReached, NotFound
 from steersman.plugins.trainers import command
 from steersman.plugins.trainers.command import CommandTrainer
@@ -74,6 +75,14 @@ class TestCommandTrainer(TrainerContract):
         trainer.ensure(job)
         assert self.wait_ended(trainer).state == "succeeded"
         assert trainer.logs("op-1") == "done"
+
+    def test_a_run_leaves_the_processor_to_those_who_serve(self, trainer: Trainer, tmp_path: Path) -> None:
+        """Its command leads a session, so the session has to step back with it (`steersman.dataplane.priority`)."""
+        group = Path("/proc/self/autogroup")
+        code = f"import os; print(os.nice(0), *(open({str(group)!r}).read().split()[2:] if {group.exists()} else ()))"
+        trainer.ensure(self.job(tmp_path, code))
+        assert self.wait_ended(trainer).state == "succeeded"
+        assert trainer.logs("op-1") == " ".join([str(priority.NICE)] * (2 if group.exists() else 1))
 
     def test_cancelling_ends_grandchildren_even_in_sessions_of_their_own(
         self, trainer: Trainer, tmp_path: Path

@@ -83,5 +83,15 @@ def test_a_metric_the_tables_reader_cannot_read_is_refused_when_it_is_applied(st
     assert [str(problem) for problem in refused.value.problems] == ["spec.metrics[0]: expression: no SQL expression"]
 
 
+def test_a_metric_that_no_installed_distribution_offers_is_refused_when_it_is_applied(story: Story) -> None:
+    declared = {"name": "sharp", "entryPoint": "sharpness", "direction": "higher"}
+    document = model_document(metrics=[declared], groundTruth={"column": "late", "horizon": "1d"})
+    with pytest.raises(BadDocument) as refused:
+        story.apply(document)
+    assert [str(problem) for problem in refused.value.problems] == [
+        "spec.metrics[0]: entryPoint: no metric 'sharpness' is installed here; it has: none"
+    ]
+
+
 def pair(story: Story) -> dict[str, str]:
     return {"reference": story.digest(1), "compared": story.digest(2)}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from steersman.cli.output import NOTHING, lines, short, table, when
+from steersman.domain.release import Completion, Phase
 
 Json = dict[str, Any]
 
@@ -28,20 +29,26 @@ def models(found: Sequence[Json]) -> str:
         return "no models yet\nnext: steersman init model.yaml, then steersman apply model.yaml"
     rows = [_place(model, name, place) for model in found for name, place in model["environments"].items()]
     rows += [{"model": reference(m["workspace"], m["name"])} for m in found if not m["environments"]]
-    columns = ("model", "environment", "live", "since", "on its way", "phase", "open incidents")
+    columns = ("model", "environment", "live", "since", "on its way", "phase", "reason", "incidents")
     return "\n".join([table(rows, columns, keep_empty=True), *_waiting(found)])
 
 
 def _place(model: Json, environment: str, place: Json) -> Json:
     coming = place.get("release_version")
+    open_ones = [
+        one for one in (place.get("look_at"), *place.get("under_way", ())) if one and one["id"] == place["release"]
+    ]
+    queued = sum(one["state"] == "Pending" and one["id"] != place["release"] for one in place.get("under_way", ()))
+    behind = f", {queued} queued" if queued else ""
     return {
         "model": reference(model["workspace"], model["name"]),
         "environment": environment,
         "live": None if place["live"] is None else f"version {place['live']}",
         "since": place["since"],
-        "on its way": None if coming is None else f"version {coming}, release {place.get('release_number')}",
+        "on its way": None if coming is None else f"version {coming}, release {place.get('release_number')}{behind}",
         "phase": place["phase"],
-        "open incidents": place.get("open_incidents", 0),
+        "reason": open_ones[0]["standing"]["reason"] if open_ones else None,
+        "incidents": place.get("open_incidents", 0),
     }
 
 
@@ -52,8 +59,9 @@ def _waiting(found: Iterable[Json]) -> list[str]:
         name = reference(model["workspace"], model["name"])
         for environment, place in model["environments"].items():
             if (seen := place.get("look_at")) is not None:
-                verb = "waits for a person" if seen["state"] == "Paused" else f"ended as {seen['state']}"
-                said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {verb}")
+                said.append(
+                    f"\n{name} in {environment}: release {seen['number']} of version {seen['version']} {_verb(seen)}"
+                )
                 said += _standing(seen)
             elif place.get("held") and place["release"] is None:
                 said.append(f"\n{name} in {environment}: {place['held']}")
@@ -61,6 +69,12 @@ def _waiting(found: Iterable[Json]) -> list[str]:
                 said.append(f"\n{name} in {environment} has no version that answers")
                 said.append(f'next: steersman release {name} VERSION --because "first version"')
     return said
+
+
+def _verb(seen: Json) -> str:
+    if seen["state"] == Phase.PAUSED:
+        return "waits for a person"
+    return f"ended as {seen['state']}" if seen["state"] in {*Completion} else f"is {seen['state']} and wants a look"
 
 
 def _standing(seen: Json) -> list[str]:
@@ -80,7 +94,8 @@ def model(found: Json) -> str:
     """One model: where it stands, its last releases, what is wrong."""
     name = reference(found["workspace"], found["name"])
     head = [f"{name}, {found['type']}, tier {found['tier']}, owner {found['owner'] or NOTHING}", ""]
-    body = [models([found]), *_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
+    body = [models([found]), *_under_way(name, found["environments"])]
+    body += [*_standings(found["environments"]), *_open_waivers(found.get("waivers", ()))]
     if found["releases"]:
         rows = [_release_row(release) for release in reversed(found["releases"])]
         body += ["", "last releases:", _indented(table(rows))]
@@ -91,6 +106,23 @@ def model(found: Json) -> str:
         body += ["", f"challenger in {environment}: version {challenger['version']} since {when(challenger['since'])}"]
     body += [f"\nnote: {note}" for note in found.get("notes", ())]
     return "\n".join([*head, *body])
+
+
+def _under_way(name: str, environments: dict[str, Json]) -> list[str]:
+    """Releases that wait for no person: for what they wait, and what a person may do about it all the same."""
+    said = []
+    for environment, place in environments.items():
+        for seen in place.get("under_way", ()):
+            said.append(f"\n{name} in {environment}: release {seen['number']} of version {seen['version']}")
+            said += _standing(seen)
+    return said
+
+
+def waits_for(found: Json) -> str:
+    """For what a release waits while somebody waits for it, in one line."""
+    head = f"release {found['number']} of version {found['version']} is {found['phase']}"
+    told = found.get("standing")
+    return head if told is None else f"{head}, {told['reason']}: {told['means']}"
 
 
 def _standings(environments: dict[str, Json]) -> list[str]:
@@ -113,7 +145,9 @@ def _open_waivers(waivers: Sequence[Json]) -> list[str]:
 
 
 def _release_row(release: Json) -> Json:
-    columns = ("number", "version", "environment", "phase", "completion", "opened_at", "opened_by", "because", "id")
+    columns = (
+        "number", "version", "environment", "phase", "completion", "cause", "opened_at", "opened_by", "because", "id"
+    )  # fmt: skip
     return {column: release.get(column) for column in columns}
 
 
@@ -267,6 +301,7 @@ def plan(found: Json) -> str:
         "replaces": None if found["replaces"] is None else f"version {found['replaces']}",
         "waits for": None if found["waits_for_release"] is None else f"release {found['waits_for_release']}",
         "frozen": found["frozen"] or "no",
+        **_order(found),
         "gates": "; ".join(_gate(gate) for gate in found["gates"]) or "none",
         "steps": ", ".join(found["steps"]),
         "approvals": "; ".join([*approvals, *found["approval_steps"]]) or "none",
@@ -283,7 +318,32 @@ def plan(found: Json) -> str:
     body += _lasts(found["duration"])
     place = "" if found["environment"] == "production" else f" --environment {found['environment']}"
     name = reference(found["workspace"], found["model"])
-    return "\n".join([*body, f'next: steersman release {name} {found["version"]}{place} --because "…"'])
+    return "\n".join(
+        [*body, *_refused(found, name), f'next: steersman release {name} {found["version"]}{place} --because "…"']
+    )
+
+
+def _order(found: Json) -> Json:
+    """The environment that comes before, where one does, and whether the version has been through it."""
+    after = found.get("after")
+    if after is None:
+        return {}
+    if after["proved_by"] is not None:
+        told = f"stood its bake there with release {after['proved_by']}, until {when(after['verified_at'])}"
+    elif after["waived_by"] is not None:
+        told = f"may be skipped once, waived by {after['waived_by']}"
+    else:
+        told = "has not stood its bake there; a release would be refused"
+    return {"after": f"{after['environment']}: {told}"}
+
+
+def _refused(found: Json, name: str) -> list[str]:
+    """What comes first where a release would be refused."""
+    after = found.get("after")
+    if after is None or after["proved_by"] is not None or after["waived_by"] is not None:
+        return []
+    before, version = after["environment"], found["version"]
+    return [f'next: steersman release {name} {version} --environment {before} --because "…"  # first through {before}']
 
 
 def _traffic(told: Json) -> str:
@@ -303,7 +363,7 @@ def _rollback(told: Json) -> str:
     cold = "cold: how long a worker takes from start to ready is unknown, none runs that was measured"
     if told["cold_start_s"] is not None:
         n = told["replicas_measured"]
-        cold = f"cold: {told['cold_start_s']:g} s from start to ready, the slowest of {n} running worker(s)"
+        cold = f"cold: {told['cold_start_s']:g} s from start to ready, the slowest of {n} running worker{'' if n == 1 else 's'}"
     return f"warm until the next promotion: within 3 s; {cold}" if told["warm"] else cold
 
 
@@ -311,6 +371,10 @@ def _forecast(one: Json, when_undecided: Json) -> list[str]:
     """What an analysis or a bake asks for in one metric, and how it will probably come out."""
     head = f"{one['step']}: {one['metric']}, margin {one['margin']:g}"
     facts = {"evidence needed": f"at least {one['needed']} {one['unit']}"}
+    if one.get("parts", 1) > 1:
+        facts["slices"] = (
+            f"{one['parts'] - 1}, judged beside the whole; each bound may be wrong with {one['alpha']:.2%}"
+        )
     spread = one["spread"]
     if spread is not None:
         facts["spread of harm"] = f"{spread['sd']:.4g} (n = {spread['n']}, {spread['source']})"

@@ -212,19 +212,30 @@ class Steersman:
         """Bring back what answered before: the version beside a release on its way, else the one promoted before."""
         return self._post(f"{self._model(model)}/rollback", {"environment": environment, "because": because})
 
-    def wait(self, release: str, *, timeout_s: float = 600.0) -> Json:
+    def wait(
+        self, release: str, *, timeout_s: float = 600.0, told: Callable[[Json], None] = lambda _release: None
+    ) -> Json:
         """Look until the release is complete, verifying, or waits for a person; returns it as it is then.
 
-        Raises `Unavailable` when that takes longer than `timeout_s` of wall time.
+        `told` is called with the release each time it waits for something else than before. Raises `Unavailable` when that
+        takes longer than `timeout_s` of wall time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, known = time.monotonic() + timeout_s, None
         while True:
             answer = self._patiently(lambda: self.release_status(release), deadline=deadline)
             state = answer.get("release", answer)
             if state.get("completion") or state.get("phase") in ("Paused", "Verifying", "Healthy"):
                 return answer
+            standing = state.get("standing") or {}
+            if standing.get("reason") != known:
+                known = standing.get("reason")
+                told(state)
             if time.monotonic() > deadline:
-                raise Unavailable(f"release {release} is still {state.get('phase')} after {timeout_s:g} s")
+                why = f": {known}" if known else ""
+                raise Unavailable(
+                    f"release {release} is still {state.get('phase')} after {timeout_s:g} s{why}",
+                    next_step=f"steersman releases {release} says what it waits for; wait longer with --wait SECONDS.",
+                )
             time.sleep(POLL_S)
 
     # --- watching ------------------------------------------------------------------------------------------------

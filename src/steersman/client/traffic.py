@@ -9,6 +9,7 @@ requests; how many are in flight is bounded by the connections.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from steersman.domain.errors import BadRequest
+from steersman.domain.numbers import number_within
 
 HEAD_BYTES_MAX = 64 * 1024
 """Longest head of an answer: 64 KiB."""
@@ -87,14 +89,15 @@ class _Line(asyncio.Protocol):
                 self._fail("the head of the answer is too long")
             return False
         head = bytes(self._buffer[:end]).lower()
-        length = _header(head, b"content-length")
-        if not head.startswith(b"http/1.") or not head[9:12].isdigit() or not length.isdigit():
+        status = number_within(head[9:12], 100, 599)
+        length = number_within(_header(head, b"content-length"), 0, sys.maxsize)
+        if not head.startswith(b"http/1.") or status is None or length is None:
             self._fail("the answer is not one the router gives")
             return False
-        self._status = int(head[9:12])
+        self._status = status
         self._closes = _header(head, b"connection") == b"close"
         self._body_at = end + 4
-        self._body_end = self._body_at + int(length)
+        self._body_end = self._body_at + length
         return True
 
     def _fail(self, reason: str) -> None:

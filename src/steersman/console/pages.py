@@ -17,6 +17,7 @@ import jinja2
 from steersman.console import charts, drawing, judgements, views, wording
 from steersman.domain.access import Access, Permission
 from steersman.domain.errors import SteersmanError
+from steersman.domain.numbers import number_within
 from steersman.domain.release import Release
 from steersman.ledger.checkpoint import VerifierKey
 from steersman.loop.world import Documents
@@ -98,7 +99,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        static=static_path, tone=wording.tone, state_of=wording.state_of, kinds=wording.KINDS, marks=drawing.MARKS
+        static=static_path,
+        tone=wording.tone,
+        tone_of=wording.tone_of,
+        state_of=wording.state_of,
+        kinds=wording.KINDS,
+        marks=drawing.MARKS,
     )
     environment.filters.update({name: getattr(wording, name) for name in FILTERS})
     return environment
@@ -175,8 +181,7 @@ class Console:
         return render("incident.html", visit, line, size=size, view=view, clock=clock, recovery=recovery)
 
     def ledger(self, visit: Visit) -> str:
-        wanted = visit.query.get("page", "1")
-        page = int(wanted) if wanted.isdigit() and len(wanted) < 9 else 1
+        page = number_within(visit.query.get("page", "1"), 1, 10**8) or 1
         with self._store.read() as tx:
             view = views.ledger_page(tx, visit.access, page=page, key=self._key)
         return render("ledger.html", visit, "steersman ledger verify", size=view.size, view=view)
@@ -250,6 +255,12 @@ FORMS: Sequence[Form] = (
     Form(path="/releases/{release}/abort", command="abort", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/retry", command="retry", permission=Permission.RELEASE_CONTROL),
     Form(path="/releases/{release}/promote", command="promote", permission=Permission.RELEASE_CONTROL),
+    Form(
+        path="/models/{workspace}/{model}/waive",
+        command="waive",
+        permission=Permission.RELEASE_WAIVE,
+        fields=("version", "environment", "skip"),
+    ),
     Form(
         path="/models/{workspace}/{model}/rollback",
         command="rollback",

@@ -5,6 +5,7 @@ Times are UTC and event time unless a page says otherwise; a number comes with i
 
 from datetime import UTC, datetime, timedelta
 
+from steersman.decide.explaining import Reason
 from steersman.domain.incident import IncidentKind, IncidentState
 from steersman.domain.release import Completion, Phase, Release
 from steersman.domain.verdicts import Outcome
@@ -40,6 +41,11 @@ TONES: dict[str, str] = {
     IncidentState.REMEDYING: "busy",
     IncidentState.RECOVERING: "busy",
     IncidentState.CLOSED: "good",
+    Reason.QUEUED: "wait",
+    Reason.FROZEN: "wait",
+    Reason.BUDGET_USED_UP: "wait",
+    Reason.LABELS_AWAITED: "wait",
+    Reason.SPLIT_DOUBTED: "warn",
 }
 """Tone of a state: it chooses the mark and the colour beside the word, and never stands alone."""
 
@@ -54,6 +60,11 @@ def tone(state: object) -> str:
 def state_of(release: Release) -> str:
     """The word a release is shown under: how it ended, else where it is."""
     return str(release.completion or release.phase)
+
+
+def tone_of(release: Release, reason: str) -> str:
+    """The tone of a release's standing: that of the reason where it has one of its own, else that of its state."""
+    return TONES.get(reason) or tone(state_of(release))
 
 
 def moment(at: datetime | None) -> str:

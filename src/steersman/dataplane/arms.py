@@ -33,6 +33,18 @@ class VariantCounts(msgspec.Struct):
     """Answers by the hundreds of their status."""
     latencies: list[int] = msgspec.field(default_factory=metrics.empty_buckets)
 
+    def answered(self, status: int, rows: int, latency_ms: float) -> None:
+        """Count one answer."""
+        self.requests += 1
+        self.rows += rows
+        if status >= 500:
+            self.errors += 1
+        self.latency_ms_sum += latency_ms
+        if latency_ms > self.latency_ms_max:
+            self.latency_ms_max = latency_ms
+        self.statuses[status // 100] += 1
+        metrics.observe(self.latencies, latency_ms)
+
 
 class RouterCounts(msgspec.Struct):
     requests: int = 0
@@ -48,6 +60,16 @@ class RouterCounts(msgspec.Struct):
     sampled_out_rows: int = 0
 
 
+_LOGGED_AS: dict[Role, str] = {
+    "mirror": "shadow",
+    "challenger": "challenger",
+    "stable": "stable",
+    "candidate": "candidate",
+    "override": "override",
+}
+"""The variant a role has in the log. A version asked for by number is an `override`: no verdict counts such a row."""
+
+
 class Arm:
     """A version that can be asked: variant, mirror or warm version of a route, with its replicas and its counts."""
 
@@ -56,6 +78,7 @@ class Arm:
         "counts",
         "digest",
         "head",
+        "logged_as",
         "percent",
         "probability",
         "release",
@@ -77,6 +100,7 @@ class Arm:
         override: bool = False,
     ) -> None:
         self.role: Role = "override" if override or isinstance(arm, WarmRoute) else arm.role
+        self.logged_as = _LOGGED_AS[self.role]
         self.version, self.digest, self.release = arm.version, arm.digest, arm.release
         self.percent = 0.0 if self.role == "override" else _percent(arm)
         self.probability = None if self.role == "override" else self.percent / 100

@@ -3,7 +3,9 @@
 A table commit has no place in the path of a request, so the router appends records to *segments* (files in `wal/`) and the
 committer turns them into Delta commits later. Two modes, per model. `async`: the write to the file precedes the reply, so
 the record survives the death of any process, though not a power cut; a full disk drops the record, counts it, and never
-fails a prediction. `durable`: the group's fsync precedes the reply, and a full disk refuses the request.
+fails a prediction. `durable`: the group's fsync precedes the reply, and a full disk refuses the request. Only for records of
+this kind is anything synced: an fsync keeps every other write waiting at the file system's journal, and `async` has
+promised nothing that is worth a caller's wait (`docs/decisions/0026`).
 
 A segment begins with a magic line and holds frames: length (u32), CRC-32 of the payload (u32), payload (MessagePack).
 A torn tail is recognised by length or checksum, so what was written before it is always recovered. A segment tells its
@@ -178,9 +180,10 @@ class SegmentWriter:
         self._contexts: set[bytes] = set()
         self._sync_waiters: list[asyncio.Future[None]] = []
         self._sync_task: asyncio.Task[None] | None = None
-        self._sync_failure: str | None = None
         self._left: list[int] = []
-        """Descriptors of segments that are complete and not yet synced."""
+        """Descriptors of segments that are complete and hold durable records not yet synced."""
+        self._unsynced = False
+        """Whether the open segment holds durable records that no sync has begun to cover."""
         self._folder_changed = False
 
     @property
@@ -188,10 +191,11 @@ class SegmentWriter:
         """Where the next record will begin, comparable across segments."""
         return self._number << 32 | self._offset
 
-    def append(self, context: Context | None, record: Prediction | Labels) -> None:
+    def append(self, context: Context | None, record: Prediction | Labels, *, durable: bool = False) -> None:
         """Write one record; when this returns it survives the death of this process.
 
-        Raises LogFullError; then nothing of the record is in the log.
+        One that is `durable` is on the disk once `sync` has been awaited. Raises LogFullError; then nothing of the
+        record is in the log.
         """
         if self._fd < 0 or self._offset >= self._segment_bytes_max or self._too_old():
             self._rotate()
@@ -206,6 +210,7 @@ class SegmentWriter:
             self._write(before)
             self._contexts.add(context.id)
         self._write(data)
+        self._unsynced = self._unsynced or durable
         self.counts.records += 1
         self.counts.bytes += len(before) + len(data)
 
@@ -248,14 +253,22 @@ class SegmentWriter:
                 raise
         except OSError as error:
             raise self._full(os.strerror(error.errno or 0)) from None
-        if self._fd >= 0:
-            self._left.append(self._fd)
+        self._leave_segment()
         self._folder_changed = True
         self._fd, self._number, self._offset = fd, number, len(MAGIC)
         self._opened_s = time.monotonic()
         self._contexts.clear()
         self.counts.segments += 1
-        self._sync_beside()
+
+    def _leave_segment(self) -> None:
+        """The next `sync` closes a segment with durable records; others the kernel writes when it likes to."""
+        if self._fd < 0:
+            return
+        if self._unsynced:
+            self._left.append(self._fd)
+        else:
+            os.close(self._fd)
+        self._fd, self._unsynced = -1, False
 
     def turn_page(self) -> None:
         """Begin a new segment where the open one is old, so that what nobody adds to is committed and deleted as well."""
@@ -269,18 +282,17 @@ class SegmentWriter:
         return int(text) if text.isdigit() else 0
 
     def close_segment(self) -> None:
-        """Sync and close the open segment, and what was left before it; the next record opens another."""
-        if self._fd >= 0:
-            self._left.append(self._fd)
-            self._fd = -1
-        self._sync_left()
+        """Close the open segment; durable records that nobody waited for are synced. The next record opens another."""
+        self._leave_segment()
+        if self._left:
+            _sync_and_close(self._taken(), self._changed_folder())
 
     def close(self) -> None:
         self.close_segment()
         os.close(self._lock)
 
     async def sync(self) -> None:
-        """Return when everything appended so far is on the disk. Callers that wait together share one fsync.
+        """Return when every durable record appended so far is on the disk. Callers that wait together share one fsync.
 
         Raises LogFullError when the disk refuses.
         """
@@ -289,19 +301,6 @@ class SegmentWriter:
         if self._sync_task is None:
             self._sync_task = asyncio.create_task(self._sync_groups())
         await future
-
-    def _sync_beside(self) -> None:
-        """Sync what a turn of the page left, beside the loop where one runs: 64 MB take a disk tenths of a second."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._sync_left()
-            return
-        if self._sync_task is None:
-            self._sync_task = loop.create_task(self._sync_groups())
-
-    def _sync_left(self) -> None:
-        self._sync_failure = _sync_and_close(self._taken(), self._changed_folder()) or self._sync_failure
 
     def _taken(self) -> list[int]:
         left, self._left = self._left, []
@@ -313,15 +312,14 @@ class SegmentWriter:
 
     async def _sync_groups(self) -> None:
         try:
-            while self._sync_waiters or self._left or self._folder_changed:
+            while self._sync_waiters:
                 group, self._sync_waiters = self._sync_waiters, []
                 descriptors, folder = self._taken(), self._changed_folder()
-                if group and self._fd >= 0:
+                if self._fd >= 0:
                     descriptors.append(os.dup(self._fd))
-                failed = await asyncio.get_running_loop().run_in_executor(None, _sync_and_close, descriptors, folder)
-                failure = failed or self._sync_failure
-                self._sync_failure = None if group else failure  # the next who waits hears of it
-                self.counts.syncs += bool(group) and failure is None
+                    self._unsynced = False
+                failure = await asyncio.get_running_loop().run_in_executor(None, _sync_and_close, descriptors, folder)
+                self.counts.syncs += failure is None
                 for future in group:
                     if not future.cancelled():
                         if failure is None:

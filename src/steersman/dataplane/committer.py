@@ -1,9 +1,10 @@
 """The committer: turns segments of the write-ahead log into Delta commits, each record exactly once.
 
 Each commit says up to which position of the segment stream its table now has the records (`steersman.dataplane.deltas`).
-After a crash between two tables, or between a commit and the note in `wal/committed.json` of how far everything is done,
-the log is simply read again and each table takes what lies beyond its own position. A segment is deleted when a newer one
-exists and all of it is committed, files and log synced to disk.
+After a crash between two tables the log is simply read again and each table takes what lies beyond its own position. The
+note in `wal/committed.json` of how far everything is done saves reading most of it; it never says more than is on the disk.
+A segment is deleted when a newer one exists and all of it is committed, files and log synced to disk: by this process, which
+can wait, and not by the router.
 
     python -m steersman.dataplane.committer --state DIR [--interval-s 5] [--bytes 16777216]
 
@@ -25,7 +26,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,20 +35,22 @@ import polars as pl
 import uvloop
 from deltalake.exceptions import DeltaError
 
-from steersman.dataplane import capture, expansion, sockets, tables
+from steersman.dataplane import capture, expansion, priority, sockets, tables
 from steersman.dataplane.apart import Apart, ApartError
 from steersman.dataplane.capture import Context, Labels, Prediction, SegmentReader
 from steersman.dataplane.deltas import DeltaTables
 from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import write_handle
 from steersman.dataplane.listening import EdgeServer
+from steersman.dataplane.priority import Session
 from steersman.dataplane.removal import Counts, EraseRequest, ExpireRequest, Remover
 from steersman.dataplane.storage import LocalStorage, Storage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.tables import TooManyTablesError
 from steersman.dataplane.upkeep import Upkeep
 
-BATCH_ROWS_MAX = 100_000
-"""Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded)."""
+BATCH_ROWS_MAX = 10_000
+"""Rows of one commit: bounds the committer's memory (about 1 kB a row while it is expanded), of which the allocators keep what
+the largest commit needed (`docs/decisions/0026`)."""
 
 RETRY_S = 5.0
 """Pause after a failed commit."""
@@ -55,9 +58,9 @@ RETRY_S = 5.0
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
-NICE = 10
-"""A commit is a burst of work that nobody waits for, beside routers and workers whose callers do. At 10 it still gets a tenth of
-a contended processor, so the log does not grow without end."""
+PATIENCE_S = 10.0
+"""Wall seconds of one commit, after which it takes its full share of the processor to its end. With a tenth of a core left over
+it is done in half of that; where callers leave nothing, the log must not grow without end, and somebody may wait for a flush."""
 
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
@@ -82,9 +85,11 @@ _log = logging.getLogger("steersman.committer")
 
 
 class Committed(msgspec.Struct):
-    """How far each stream is in the tables; a note that saves reading, never the truth."""
+    """How far each stream is in the tables and these are on the disk; a note that saves reading, never the truth."""
 
     positions: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    """Of the tables, by path: up to which everything is on the disk."""
 
 
 class CommitterCounts(msgspec.Struct):
@@ -118,19 +123,21 @@ class Committer:
         self._wal = state / "wal"
         self._storage = storage or LocalStorage(state / "tables")
         self._note = self._wal / "committed.json"
-        self._tables = DeltaTables(self._storage, committed)
         self._contexts: dict[bytes, Context] = {}
         self._wal.mkdir(parents=True, exist_ok=True)
         try:
-            self._committed = msgspec.json.decode(self._note.read_bytes(), type=Committed)
+            noted = msgspec.json.decode(self._note.read_bytes(), type=Committed)
         except (FileNotFoundError, msgspec.DecodeError):
-            self._committed = Committed()
+            noted = Committed()
+        self._tables = DeltaTables(self._storage, committed, synced=noted.versions)
+        self._positions = noted.positions
+        """How far each stream is in the tables, as this process knows: ahead of the note."""
 
     def waiting_bytes(self) -> int:
         """Bytes written and not yet committed, over all streams."""
         waiting = 0
         for stream in capture.streams(self._wal):
-            done = self._committed.positions.get(stream, 0)
+            done = self._positions.get(stream, 0)
             for number, path in capture.segments(self._wal, stream):
                 if number >= done >> 32:
                     start = done & _OFFSET if number == done >> 32 else len(capture.MAGIC)
@@ -144,8 +151,7 @@ class Committer:
             closed: list[SegmentReader] = []
             for pending in self._read(stream, closed):
                 self._commit(stream, pending)
-                self._committed.positions[stream] = pending.end
-                self._write_note()
+                self._positions[stream] = pending.end
             self._remove(closed)
         return self.counts.rows - before
 
@@ -153,7 +159,7 @@ class Committer:
 
     def _read(self, stream: str, closed: list[SegmentReader]) -> Iterator[_Pending]:
         """What lies beyond the noted position, in portions. Closed segments read to their end go to `closed`."""
-        done = self._committed.positions.get(stream, 0)
+        done = self._positions.get(stream, 0)
         existing = capture.segments(self._wal, stream)
         newest = existing[-1][0] if existing else 0
         if existing and capture.abandoned(self._wal, stream):
@@ -243,9 +249,14 @@ class Committer:
             tables.write_catalogue(self._storage, folder, catalogue)
         return grouped
 
-    def _write_note(self) -> None:
+    def _sync(self) -> None:
+        """Bring the tables to the disk, then the note: after a power cut one ahead of them would hide records of the log."""
+        self._tables.sync()
         staging = self._note.with_suffix(".new")
-        staging.write_bytes(msgspec.json.encode(self._committed))
+        with staging.open("wb") as file:
+            file.write(msgspec.json.encode(Committed(self._positions, self._tables.synced)))
+            file.flush()
+            os.fsync(file.fileno())  # before a segment is deleted: with its name, the note of what was in it
         staging.rename(self._note)
 
     # --- letting go of segments --------------------------------------------------------------------------------------
@@ -254,7 +265,7 @@ class Committer:
         """Delete committed closed segments, once the tables are on the disk. What could not be read is set aside."""
         if not closed:
             return
-        self._tables.sync()
+        self._sync()
         for reader in closed:
             if reader.damaged_frames or reader.torn_bytes:
                 self.counts.damaged_frames += reader.damaged_frames
@@ -278,18 +289,39 @@ class Service:
     """The process around a committer: when to commit and to keep up, and the socket."""
 
     def __init__(
-        self, committer: Committer, upkeep: Upkeep, remover: Remover, *, interval_s: float, bytes_max: int
+        self,
+        committer: Committer,
+        upkeep: Upkeep,
+        remover: Remover,
+        session: Session,
+        *,
+        interval_s: float,
+        bytes_max: int,
     ) -> None:
         self._committer = committer
         self._upkeep = upkeep
         self._remover = remover
+        self._session = session
         self._interval_s = interval_s
         self._bytes_max = bytes_max
         self._one_at_a_time = asyncio.Lock()
         self._last_s = time.monotonic()
 
-    async def commit(self) -> int:
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Have the tables alone, in the background for as long as that goes well."""
+        loop = asyncio.get_running_loop()
         async with self._one_at_a_time:
+            hurry = loop.call_later(PATIENCE_S, self._session.step_forward)
+            try:
+                yield
+            finally:
+                if loop.time() >= hurry.when():
+                    self._session.step_back(patience_s=LOOK_S)
+                hurry.cancel()
+
+    async def commit(self) -> int:
+        async with self._turn():
             try:
                 rows = await asyncio.to_thread(self._committer.commit_all)
             except Exception as error:
@@ -339,7 +371,7 @@ class Service:
                 finally:
                     self._committer.forget(request.workspace, request.model)
 
-        async with self._one_at_a_time:
+        async with self._turn():
             return await asyncio.to_thread(work)
 
     async def app(self, exchange: Exchange, key: bytes) -> None:
@@ -378,12 +410,12 @@ async def _decoded(exchange: Exchange, kind: type[R]) -> R:
         raise Refusal(400, f"the request cannot be read: {error}", "see steersman.dataplane.removal") from None
 
 
-async def serve(state: Path, storage: Storage, *, interval_s: float, bytes_max: int) -> None:
+async def serve(state: Path, storage: Storage, session: Session, *, interval_s: float, bytes_max: int) -> None:
     """Commit until SIGTERM or SIGINT; what waits then is committed once more before leaving."""
     apart = Apart(state)
     upkeep = Upkeep(storage, apart)
     committer = Committer(state, storage, committed=upkeep.committed)
-    service = Service(committer, upkeep, Remover(state, storage), interval_s=interval_s, bytes_max=bytes_max)
+    service = Service(committer, upkeep, Remover(state, storage), session, interval_s=interval_s, bytes_max=bytes_max)
     listener, key = sockets.listen_unix(state / "run" / "committer.sock")
 
     async def app(exchange: Exchange) -> None:
@@ -436,8 +468,8 @@ def main() -> None:
     except BlockingIOError:
         sys.exit("committer: another committer works on this state directory; stop it first")
     storage = _storage(arguments.state)
-    os.nice(NICE)
-    uvloop.run(serve(arguments.state, storage, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
+    session = priority.step_back()  # a commit is a burst of work, beside routers and workers whose callers wait
+    uvloop.run(serve(arguments.state, storage, session, interval_s=arguments.interval_s, bytes_max=arguments.bytes_max))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import select
 from collections.abc import AsyncIterable, Callable
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +26,10 @@ from steersman.dataplane.deadlines import Deadlines
 from steersman.dataplane.running import Arrival
 
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
-"""A longer whole answer is a broken worker. A stream has no such bound, because it is never held whole."""
+"""A longer whole answer, head and all, is a broken worker. A stream has no such bound, because it is never held whole."""
+
+HEAD_BYTES_MAX = 64 * 1024
+"""Of a stream: its head, and what stands between or behind its pieces. A worker runs a model's code, which may be hostile."""
 
 STREAM_BYTES_MAX = 256 * 1024
 """Bytes of a stream held for a slow reader. Beyond it the socket is not read; what one read brings may come on top."""
@@ -55,20 +59,15 @@ class UpstreamError(Exception):
         self.stale = stale
 
 
+class _TooLongError(Exception):
+    """A worker sends more than anybody will hold."""
+
+
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """A whole answer. `headers` as they were sent; names in any case."""
+    """A whole answer. Its headers are not kept: nobody asks for them, and making them objects costs more than the rest."""
 
     status: int
     body: bytes
-    headers: Headers
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
-        return find_header(self.headers, name)
-
-
-def find_header(headers: Headers, name: bytes) -> bytes | None:
-    return next((value for given, value in headers if given.lower() == name), None)
 
 
 class Connection(asyncio.Protocol):
@@ -79,7 +78,6 @@ class Connection(asyncio.Protocol):
         "_arrival",
         "_deadlines",
         "_gone",
-        "_headers",
         "_heard",
         "_idle_since",
         "_loop",
@@ -104,7 +102,6 @@ class Connection(asyncio.Protocol):
         self._answer: Response | None = None
         """A whole answer that is here and not yet handed over."""
         self._stream: Stream | None = None
-        self._headers: Headers = []
         self._parts: list[bytes] = []
         self._size = 0
         self._served = 0
@@ -132,9 +129,19 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         try:
-            (self._parser if stream is None else stream.parser).feed_data(data)
+            if stream is None:
+                self._size += len(data)
+                if self._size > RESPONSE_BYTES_MAX:
+                    raise _TooLongError(f"the answer is over {RESPONSE_BYTES_MAX // 1024**2} MiB")
+                self._parser.feed_data(data)
+            else:
+                stream.feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(UpstreamError(f"the answer is not HTTP: {error}", executed=True))
+            self.close()
+            return
+        except _TooLongError as error:
+            self._fail(UpstreamError(str(error), executed=True))
             self.close()
             return
         answer = self._answer
@@ -142,6 +149,7 @@ class Connection(asyncio.Protocol):
             self._answer = None
             arrival, self._arrival = self._arrival, None
             if arrival is not None:
+                self._deadlines.forget(self)
                 arrival.bring(answer)
 
     def pause_writing(self) -> None:
@@ -154,43 +162,28 @@ class Connection(asyncio.Protocol):
 
     # --- a whole answer ----------------------------------------------------------------------------------------------
 
-    async def request(self, data: bytes, timeout_s: float) -> Response:
-        """Send and wait. Raises UpstreamError, or TimeoutError; after either, and when cancelled, it is closed."""
-        arrival: Arrival[Response] = Arrival(self._loop)
-        self._arrival = arrival
+    def ask(self, data: bytes, timeout_s: float) -> Arrival[Response]:
+        """Send; the answer arrives, or UpstreamError, or TimeoutError. Whoever stops waiting must `close`."""
+        arrival = self._arrival = Arrival(self._loop)
         self._heard = False
         self._transport.write(data)
-        self.due_at = self._loop.time() + timeout_s
+        self.due_at = monotonic() + timeout_s
         self._deadlines.watch(self)
-        try:
-            return await arrival
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._deadlines.forget(self)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        return arrival
 
     def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > RESPONSE_BYTES_MAX:
-            self._fail(UpstreamError(f"the answer is over {RESPONSE_BYTES_MAX // 1024**2} MiB", executed=True))
-            self.close()
-            return
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        parser, parts, headers = self._parser, self._parts, self._headers
-        self._parts, self._headers, self._size = [], [], 0
+        parser, parts = self._parser, self._parts
+        self._parts, self._size = [], 0
         status = parser.get_status_code()
         if status < 200 or self._answer is not None:  # "100 Continue" and its like: the answer is still to come
             return
         self._served += 1
         if not parser.should_keep_alive():
             self.close()
-        self._answer = Response(status, parts[0] if len(parts) == 1 else b"".join(parts), headers)
+        self._answer = Response(status, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def expire(self) -> None:
         self._fail(TimeoutError())
@@ -199,6 +192,7 @@ class Connection(asyncio.Protocol):
         self._answer = None
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
+            self._deadlines.forget(self)
             arrival.fail(error)
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -213,13 +207,13 @@ class Connection(asyncio.Protocol):
 
     def rest(self) -> None:
         """The request is over; the connection waits for the next."""
-        self._idle_since = self._loop.time()
+        self._idle_since = monotonic()
 
     def usable(self) -> bool:
         """Whether it may carry another request. A goodbye that waits unread in the socket is seen here."""
         if self.closed:
             return False
-        idle_s = self._loop.time() - self._idle_since
+        idle_s = monotonic() - self._idle_since
         if idle_s < CHECK_AFTER_S:
             return True
         if idle_s > IDLE_S_MAX or self._gone.poll(0):
@@ -283,6 +277,8 @@ class Stream:
         self._news: asyncio.Future[None] = self._loop.create_future()
         self._pieces: list[bytes] = []
         self._held = 0
+        self._received = 0
+        self._beside_bytes = 0
         self._paused = False
         self._complete = False
         self._error: Exception | None = None
@@ -290,7 +286,7 @@ class Stream:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that (lower-case) name."""
-        return find_header(self.headers, name)
+        return next((value for given, value in self.headers if given.lower() == name), None)
 
     async def open(self, head: bytes, body: AsyncIterable[bytes] | None, timeout_s: float) -> None:
         """Send, and wait for the answer's head. Raises UpstreamError, TimeoutError, or what `body` raises."""
@@ -325,6 +321,14 @@ class Stream:
 
     # --- the parser's side -------------------------------------------------------------------------------------------
 
+    def feed(self, data: bytes) -> None:
+        """Take what came. Raises what the parser raises, or `_TooLongError` where it goes on without a piece of the body."""
+        held = self._received
+        self.parser.feed_data(data)
+        self._beside_bytes = self._beside_bytes + len(data) if self._received == held else 0
+        if self._beside_bytes > HEAD_BYTES_MAX:
+            raise _TooLongError(f"the answer has over {HEAD_BYTES_MAX // 1024} kB beside its body")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
 
@@ -339,6 +343,7 @@ class Stream:
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
         self._held += len(body)
+        self._received += len(body)
         if self._held > STREAM_BYTES_MAX and not self._paused:
             self._paused = True
             self._connection.pause_reading()

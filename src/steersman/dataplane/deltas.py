@@ -8,6 +8,7 @@ have been our own, whose answer was lost.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,7 @@ import msgspec
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from steersman.dataplane.storage import Storage
+from steersman.dataplane.storage import LocalStorage, Storage
 
 if TYPE_CHECKING:
     import polars as pl  # the upkeep's process opens tables, and has no use for frames
@@ -45,6 +46,8 @@ Opening reads a checkpoint and at most 100 entries, 14 ms."""
 
 T = TypeVar("T")
 
+_log = logging.getLogger("steersman.committer")
+
 
 def open_table(storage: Storage, path: str) -> DeltaTable | None:
     """The table as it is now; None where there is none."""
@@ -62,12 +65,19 @@ def entry_path(table: str, version: int) -> str:
 class DeltaTables:
     """The tables one committer writes, kept open. Used from one thread at a time; `committed` hears of each commit."""
 
-    def __init__(self, storage: Storage, committed: Callable[[str], None]) -> None:
+    def __init__(
+        self, storage: Storage, committed: Callable[[str], None], *, synced: dict[str, int] | None = None
+    ) -> None:
+        """`synced`: up to which version each table is known to be on the disk, by an earlier `sync`."""
+        self.synced = dict(synced or {})
         self._storage = storage
         self._committed = committed
         self._open: dict[str, DeltaTable] = {}
-        self._unsynced: list[tuple[str, int]] = []
+        self._touched: set[str] = set()
         self.last_commit_ms = 0.0
+        if isinstance(storage, LocalStorage):  # an object store's objects are there whole or not at all
+            for path, version in self.synced.items():
+                _take_back(storage, path, version)
 
     def append_once(
         self,
@@ -101,6 +111,7 @@ class DeltaTables:
         return items if done is None else [item for item in items if item[0] > done]
 
     def _table(self, path: str) -> DeltaTable | None:
+        self._touched.add(path)
         table = self._open.get(path)
         if table is None and (table := open_table(self._storage, path)) is not None:
             self._open[path] = table
@@ -137,7 +148,6 @@ class DeltaTables:
         except BaseException:
             self.forget(path)  # whatever it holds may be behind; the next attempt reads the log again
             raise
-        self._unsynced.append((path, table.version()))
         if table.version() // OPEN_ENTRIES_MAX > before // OPEN_ENTRIES_MAX:
             self.forget(path)
         self.last_commit_ms = round((time.perf_counter() - started) * 1000, 1)
@@ -148,18 +158,68 @@ class DeltaTables:
         self._open.pop(path, None)
 
     def sync(self) -> None:
-        """Bring what was committed since the last time to the disk: data files, log entries, and their folders."""
+        """Bring the tables written or looked at to the disk: data files, entries of the log, and their folders.
+
+        Also what others committed, a merge or a process before this one that died: what the log loses next may rest on it.
+        """
         wanted: list[str] = []
-        for table, version in self._unsynced:
-            entry = entry_path(table, version)
-            content = self._storage.read(entry)
-            if content is not None:
-                wanted += [entry, *added_files(table, content)]
+        reached: dict[str, int] = {}
+        for path in self._touched:
+            table = self._table(path)
+            if table is None:
+                continue
+            reached[path] = table.version()
+            first = max(self.synced.get(path, -1) + 1, reached[path] + 1 - OPEN_ENTRIES_MAX)
+            for version in range(first, reached[path] + 1):
+                entry = entry_path(path, version)
+                content = self._storage.read(entry)
+                if content is not None:
+                    wanted += [entry, *added_files(path, content)]
         self._storage.sync(wanted)
-        self._unsynced.clear()
+        self.synced |= reached
+        self._touched.clear()
 
 
 def added_files(table: str, entry: bytes) -> list[str]:
     """Data files that an entry of the log adds."""
-    lines = (msgspec.json.decode(line) for line in entry.splitlines())
-    return [f"{table}/{unquote(line['add']['path'])}" for line in lines if "add" in line]
+    return list(_files(table, entry, "add"))
+
+
+def _files(table: str, entry: bytes, action: str) -> dict[str, int]:
+    """Data files that an entry of the log adds or removes, and the sizes it says they have."""
+    found = (msgspec.json.decode(line).get(action) for line in entry.splitlines())
+    return {f"{table}/{unquote(one['path'])}": one.get("size", 0) for one in found if one is not None}
+
+
+def _take_back(storage: LocalStorage, table: str, synced: int) -> None:
+    """Set aside a table's commits, from the first that a power cut left unfinished.
+
+    Only those beyond what was brought to the disk are looked at, so the log still has their records, and they are made again.
+    """
+    entries: list[bytes] = []
+    while (content := storage.read(entry_path(table, synced + 1 + len(entries)))) is not None:
+        entries.append(content)
+    whole = _whole(storage, table, entries)
+    if whole < len(entries):
+        first, last = synced + 1 + whole, synced + len(entries)
+        _log.error("%s: commits %d to %d are unfinished; set aside, to be made again from the log", table, first, last)
+        for version in range(last, first - 1, -1):
+            storage.set_aside(entry_path(table, version))
+
+
+def _whole(storage: LocalStorage, table: str, entries: Sequence[bytes]) -> int:
+    """How many entries of a log are there with all their files, counted up to the first that is not."""
+    added: list[dict[str, int]] = []
+    replaced: set[str] = set()
+    for entry in entries:
+        if not entry:
+            break
+        try:
+            added.append(_files(table, entry, "add"))
+            replaced |= _files(table, entry, "remove").keys()
+        except (msgspec.DecodeError, KeyError, AttributeError):
+            break
+    for number, files in enumerate(added):
+        if any(storage.size(file) != size for file, size in files.items() if file not in replaced):
+            return number
+    return len(added)

@@ -17,9 +17,12 @@ An `asyncio.Protocol` on httptools, made for a data plane:
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import urllib.parse
 from collections import deque
+from collections.abc import Callable
+from time import monotonic
 
 import httptools
 import msgspec
@@ -28,7 +31,10 @@ from steersman.dataplane.exchange import JSON, App, Exchange, Headers, head_of, 
 from steersman.dataplane.running import Arrival, Run
 
 HEAD_BYTES_MAX = 32 * 1024
-"""Request line and headers; nginx and others stop between 8 and 64 kB."""
+"""Request line and headers, and so what may stand behind the chunks of a body; nginx and others stop between 8 and 64 kB."""
+
+RECURRING_BYTES_MAX = 256
+"""Targets up to here are looked up, 1,024 of them at most: most callers ask for one model again and again."""
 
 HEAD_S_MAX = 10.0
 """Seconds a client may take to send a head."""
@@ -40,6 +46,7 @@ WRITE_BYTES_MIN = 64 * 1024
 RETRY_AFTER_S = 1
 """What callers are told to wait when too many are connected: a connection may be free any moment."""
 
+_TOO_LARGE_TRAILER_BODY = b'{"error": "over 32 kB beside the body\'s data", "next_step": "send no trailers"}'
 _TOO_LARGE_BODY = b'{"error": "request head over 32 kB", "next_step": "send fewer or shorter headers"}'
 _MALFORMED_BODY = (
     b'{"error": "the request is not HTTP/1.1", "next_step": "use an HTTP client; TLS ends before this port"}'
@@ -82,6 +89,7 @@ class EdgeProtocol(asyncio.Protocol):
     """One connection of a caller."""
 
     __slots__ = (
+        "_body_came",
         "_exchange",
         "_fields",
         "_head_bytes",
@@ -102,6 +110,7 @@ class EdgeProtocol(asyncio.Protocol):
         "_write_timer",
         "loop",
         "transport",
+        "write",
     )
 
     def __init__(self, state: EdgeState) -> None:
@@ -122,6 +131,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._writable: Arrival[None] | None = None
         self._head_bytes = 0
         self._in_head = False
+        self._body_came = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._unread = 0
@@ -130,8 +140,9 @@ class EdgeProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.write: Callable[[bytes], None] = self.transport.write
         self._state.connections.add(self)
-        self._idle_since = self.loop.time()
+        self._idle_since = monotonic()
         self._idle_timer = self.loop.call_later(self._state.keep_alive_s, self._close_when_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -169,6 +180,23 @@ class EdgeProtocol(asyncio.Protocol):
             self._start_next()
         if self._in_head:
             self._bound_head(len(data))
+        elif self._receiving is not None:
+            self._bound_trailer(self._receiving, len(data))
+
+    def _bound_trailer(self, exchange: Exchange, size: int) -> None:
+        """A chunk may have extensions, and trailers may follow the last: nobody reads either, so only data may go on for long."""
+        if self._body_came:
+            self._body_came = False
+            self._head_bytes = 0
+            return
+        self._head_bytes += size
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            return
+        self._receiving = None
+        if exchange.complete:
+            self.transport.close()
+        else:
+            self._last_words(431, _TOO_LARGE_TRAILER_BODY)
 
     def _bound_head(self, size: int) -> None:
         self._head_bytes += size
@@ -200,7 +228,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._receiving = Exchange(
             self,
             parser.get_method().decode("ascii"),
-            _path_of(self._url),
+            (_recurring_path if len(self._url) <= RECURRING_BYTES_MAX else _path_of)(self._url),
             self._fields,
             keep_alive=not version_1_0 and parser.should_keep_alive() and not self._state.draining,
             version_1_0=version_1_0,
@@ -209,7 +237,11 @@ class EdgeProtocol(asyncio.Protocol):
         if len(self._queue) > 1 or self._run is not None:  # pipelined: it has to wait
             self._pause_reading()
 
+    def on_chunk_header(self) -> None:
+        self._fields = []  # what comes from here on are trailers, no headers of the request
+
     def on_body(self, body: bytes) -> None:
+        self._body_came = True
         exchange = self._receiving
         if exchange is not None and not exchange.arrived(body):
             self._pause_reading()
@@ -251,23 +283,22 @@ class EdgeProtocol(asyncio.Protocol):
         if exchange.left:
             self._exchange = None
             return
-        if error is None and not exchange.complete:
-            error = RuntimeError("the app ended without an answer")
-        if isinstance(error, asyncio.CancelledError):  # the time of a drain is over
-            self.transport.close()
-        elif error is not None:
-            _log.error("a request failed", exc_info=error)
-            if exchange.begun:
-                self.transport.close()
-            else:
-                exchange.answer(500, _BROKEN_BODY, close=True)
+        if error is not None or not exchange.complete:
+            self._broken(exchange, error or RuntimeError("the app ended without an answer"))
         if self._queue:
             self.loop.call_soon(self._start_next)
 
-    # --- answers -----------------------------------------------------------------------------------------------------
+    def _broken(self, exchange: Exchange, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):  # the time of a drain is over
+            self.transport.close()
+            return
+        _log.error("a request failed", exc_info=error)
+        if exchange.begun:
+            self.transport.close()
+        else:
+            exchange.answer(500, _BROKEN_BODY, close=True)
 
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
+    # --- answers -----------------------------------------------------------------------------------------------------
 
     def answered(self, exchange: Exchange) -> None:
         """The answer's last byte is written."""
@@ -277,7 +308,7 @@ class EdgeProtocol(asyncio.Protocol):
             if self.transport.get_write_buffer_size():
                 self._watch_reader()  # closing waits for the reader too
             return
-        self._idle_since = self.loop.time()
+        self._idle_since = monotonic()
         if not self._queue:
             self.resume_reading()
 
@@ -335,7 +366,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _close_when_idle(self) -> None:
         """One timer runs as long as the connection and looks how long it idles; a timer a request would cost more."""
         self._idle_timer = None
-        left_s = self._idle_since + self._state.keep_alive_s - self.loop.time()
+        left_s = self._idle_since + self._state.keep_alive_s - monotonic()
         if self._is_busy():
             left_s = self._state.keep_alive_s
         if left_s > 0:
@@ -366,6 +397,9 @@ def _path_of(url: bytes) -> str:
     path: bytes = url if plain else httptools.parse_url(url).path
     text = path.decode("ascii")
     return urllib.parse.unquote(text) if "%" in text else text
+
+
+_recurring_path = functools.lru_cache(maxsize=1_024)(_path_of)
 
 
 async def _too_many(exchange: Exchange) -> None:

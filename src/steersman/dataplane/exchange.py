@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from steersman.dataplane.running import Arrival
+from steersman.domain.numbers import number_within
 
 JSON = b"application/json"
 
@@ -41,8 +42,7 @@ class Caller(Protocol):
     """The connection an exchange belongs to (`edge.EdgeProtocol`)."""
 
     loop: asyncio.AbstractEventLoop
-
-    def write(self, data: bytes) -> None: ...
+    write: Callable[[bytes], None]
 
     async def writable(self) -> None: ...
 
@@ -63,7 +63,6 @@ class Exchange:
         "_caller",
         "_chunked",
         "_departure",
-        "_expects_100",
         "_news",
         "_size",
         "_version_1_0",
@@ -95,7 +94,6 @@ class Exchange:
         """Whether the caller has left before that."""
         self._caller = caller
         self._version_1_0 = version_1_0
-        self._expects_100 = b"expect" in self.headers and self.headers[b"expect"].lower() == b"100-continue"
         self._body: list[bytes] = []
         self._size = 0
         self._news: Arrival[None] | None = None
@@ -107,10 +105,14 @@ class Exchange:
     async def body(self, *, bytes_max: int, timeout_s: float) -> bytes:
         """The whole body, or a Refusal: 413 over `bytes_max` (before reading where the length is declared), 408 too slow."""
         declared = self.headers.get(b"content-length")
-        if declared is not None and int(declared) > bytes_max:
+        if declared is not None and number_within(declared, 0, bytes_max) is None:
             raise _body_too_large(bytes_max)
         if not self.whole:
             await self._rest(bytes_max, timeout_s)
+        return self.taken(bytes_max)
+
+    def taken(self, bytes_max: int) -> bytes:
+        """The body that has arrived (`whole`), or a Refusal: 413 over `bytes_max`."""
         if self._size > bytes_max:
             raise _body_too_large(bytes_max)
         parts, self._body = self._body, []
@@ -119,7 +121,7 @@ class Exchange:
     async def _rest(self, bytes_max: int, timeout_s: float) -> None:
         """Wait until the body is whole, or larger than it may be."""
         caller = self._caller
-        if self._expects_100 and not self.left:
+        if self.headers.get(b"expect", b"").lower() == b"100-continue" and not self.left:
             caller.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         timer = caller.loop.call_later(timeout_s, self._too_slow, timeout_s)
         try:
@@ -187,21 +189,15 @@ class Exchange:
             raise RuntimeError("the answer was begun already")
         if close:
             self.keep_alive = False
-        head = b"%b%d\r\n%b%b" % (
-            _JSON_HEADS[status] if content_type is JSON else head_of(status, content_type),
-            len(body),
-            lines,
-            b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
-        )
+        size = len(body)
+        copied = body if size <= COPIED_BYTES_MAX and self.method != "HEAD" else b""
+        head = _JSON_HEADS[status] if content_type is JSON else head_of(status, content_type)
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         self.begun = self.complete = True
         self._body = []
         caller = self._caller
-        if self.method == "HEAD":
-            caller.write(head)
-        elif len(body) <= COPIED_BYTES_MAX:
-            caller.write(head + body)
-        else:
-            caller.write(head)
+        caller.write(b"%b%d\r\n%b%b%b" % (head, size, lines, end, copied))
+        if size > COPIED_BYTES_MAX and self.method != "HEAD":
             caller.write(body)
         caller.answered(self)
 

@@ -195,7 +195,7 @@ def _outputs(raw: bytes, rows: int) -> tuple[list[float | None], list[str | None
         return no_scores, no_lines
     first = tensors[0].data
     numeric = widths[0] == 1 and {type(value) for value in first} <= {float, int, bool, type(None)}
-    scores = [None if value is None else float(value) for value in first] if numeric else no_scores
+    scores = [None if value is None else _as_float(value) for value in first] if numeric else no_scores
     if numeric and len(tensors) == 1:
         return scores, no_lines
     lines: list[str | None] = []
@@ -223,5 +223,15 @@ def _fitting(value: Any, dtype: pl.DataType) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if dtype == pl.Float64():
+        return _as_float(value)
+    if isinstance(value, float) and not value.is_integer():  # neither is what is infinite or no number
+        return None
+    return int(value) if int(value) in _LONG else None
+
+
+def _as_float(value: float) -> float | None:
+    """None for a whole number beyond what a float holds: JSON may write one of any length."""
+    try:
         return float(value)
-    return int(value) if value == int(value) and int(value) in _LONG else None
+    except OverflowError:
+        return None

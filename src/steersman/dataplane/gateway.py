@@ -8,6 +8,7 @@ an hour; callers do not notice.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -31,6 +32,7 @@ from steersman.dataplane import (
     sockets,
     streamed,
     tracing,
+    usage,
 )
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
 from steersman.dataplane.capture import LogFullError, SegmentWriter
@@ -51,6 +53,7 @@ from steersman.dataplane.protocol import EnvelopeError
 from steersman.dataplane.request import Answered, Asked
 from steersman.dataplane.streaming import EVENT_STREAM
 from steersman.dataplane.upstream import Upstreams
+from steersman.domain.numbers import number_within
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 LABELS_BYTES_MAX = 16 * 1024 * 1024
@@ -65,6 +68,7 @@ EVENT_IDS_IN_HEADER_MAX = 100
 """Event ids told in a header: 3.7 kB of UUIDs. A longer batch has them in the body, or sends ids of its own."""
 
 DEADLINE_MS_MAX = 600_000
+EVENT_TIME = b"x-event-time"
 
 _DEFAULT_WORKSPACE, _DEFAULT_ENVIRONMENT = "default", "production"
 
@@ -102,6 +106,7 @@ class Gateway:
         self._state = state
         self._name = f"router-{number}"
         self._path = state / "router" / "config.json"
+        self._accepting = asyncio.Lock()
         self._endpoints: dict[str, Endpoint] = {}
         self._variant_counts: dict[tuple[str, str, str, str, str], VariantCounts] = {}
         self._tokens: dict[str, TokenHash] = {}
@@ -117,11 +122,16 @@ class Gateway:
             return
         self._apply(configuration.decode(document))
 
-    def accept(self, document: bytes) -> None:
+    async def accept(self, document: bytes) -> None:
         """Persist, then swap. Raises StaleGenerationError, InvalidConfigurationError, or OSError from the disk.
 
-        The same generation is taken again only with the same content, so that a repeated call is harmless.
+        The same generation is taken again only with the same content, so that a repeated call is harmless. A disk may take
+        long: it is waited for beside the loop, which answers callers meanwhile by the configuration before.
         """
+        async with self._accepting:
+            await self._accept(document)
+
+    async def _accept(self, document: bytes) -> None:
         offered = configuration.decode(document)
         current = self.configuration
         if offered.generation < current.generation or (
@@ -130,7 +140,7 @@ class Gateway:
             raise StaleGenerationError(f"generation {offered.generation} is refused, {current.generation} is in force")
         if offered == current:
             return
-        self._persist(configuration.encode(offered))
+        await asyncio.to_thread(self._persist, configuration.encode(offered))
         self._apply(offered)
 
     def _persist(self, document: bytes) -> None:
@@ -237,9 +247,9 @@ class Gateway:
 
     async def _infer(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """The Open Inference Protocol."""
-        body, at_us = await self._body(exchange)
+        body = exchange.taken(BODY_BYTES_MAX) if exchange.whole else await self._rest_of(exchange)
         try:
-            asked = oip.asked(body, exchange.headers, at_us)
+            asked = oip.asked(body, exchange.headers, self._event_time(exchange.headers))
             answered = await self._ask(exchange, endpoint, asked)
             reply, json_bytes = oip.answer(endpoint.compiled.route.model, asked, answered)
         except EnvelopeError as error:
@@ -253,8 +263,9 @@ class Gateway:
 
     async def _score(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """MLflow's scoring protocol."""
-        body, at_us = await self._body(exchange)
+        body = exchange.taken(BODY_BYTES_MAX) if exchange.whole else await self._rest_of(exchange)
         try:
+            at_us = self._event_time(exchange.headers)
             asked = scoring.asked(body, exchange.headers, at_us, endpoint.compiled.types)
             answered = await self._ask(exchange, endpoint, asked)
             reply = scoring.predictions(answered.tensors(), len(answered.event_ids))
@@ -264,28 +275,32 @@ class Gateway:
 
     async def _stream(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """The generate extension: one row in, server-sent events out."""
-        body, at_us = await self._body(exchange)
+        body = exchange.taken(BODY_BYTES_MAX) if exchange.whole else await self._rest_of(exchange)
         try:
-            asked = streamed.asked(body, at_us)
+            asked = streamed.asked(body, self._event_time(exchange.headers))
         except EnvelopeError as error:
             raise Refusal(400, str(error), "send text_input, or inputs of one row") from None
         asked.deadline_s = _deadline_s(exchange.headers)
         stream = await streamed.open_stream(self.inference, endpoint.compiled, asked)
         await exchange.stream(200, stream.pieces(), EVENT_STREAM + stream.said + _event_ids(stream.event_ids))
 
-    async def _body(self, exchange: Exchange) -> tuple[bytes, int]:
-        """The body, and the request's event time: where it is given it is checked before the body is read."""
-        at_us = self._event_time(exchange.headers)
-        body = await exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
-        return body, self._now_us() if at_us is None else at_us
+    def _rest_of(self, exchange: Exchange) -> Awaitable[bytes]:
+        """The body, where it has not arrived with the head."""
+        self._given_event_time(exchange.headers)  # a wrong one is told before the body is waited for
+        return exchange.body(bytes_max=BODY_BYTES_MAX, timeout_s=BODY_S_MAX)
 
-    async def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Answered:
+    def _ask(self, exchange: Exchange, endpoint: Endpoint, asked: Asked) -> Awaitable[Answered]:
         asked.version = endpoint.version
         asked.deadline_s = _deadline_s(exchange.headers)
         compiled = endpoint.compiled
-        span = asked.span = self.tracing.begin(exchange.fields, tracing.ROUTE_INFER, compiled.attributes)
-        if span is None:
-            return await self.inference.infer(compiled, asked)
+        if self.tracing.concerns(exchange.headers):
+            span = self.tracing.begin(exchange.fields, tracing.ROUTE_INFER, compiled.attributes)
+            if span is not None:
+                return self._traced(compiled, asked, span)
+        return self.inference.infer(compiled, asked)
+
+    async def _traced(self, compiled: CompiledRoute, asked: Asked, span: tracing.Span) -> Answered:
+        asked.span = span
         try:
             answered = await self.inference.infer(compiled, asked)
         except Refusal as refusal:
@@ -331,7 +346,8 @@ class Gateway:
         elif path == "/metrics":
             _only_get(exchange)
             self._authorize(headers, None, "metrics")
-            own = metrics.Own(self._name, self.counters())
+            workers = await usage.of_workers(self.configuration.routes, self.upstreams)
+            own = metrics.Own(self._name, self.counters(), workers)
             kind, page = await metrics.exposition(
                 self._state, own, accept=headers.get(b"accept", b"").decode("latin-1")
             )
@@ -377,8 +393,17 @@ class Gateway:
             self._token_cache[value] = token
         return token
 
-    def _event_time(self, headers: Mapping[bytes, bytes]) -> int | None:
-        value = headers.get(b"x-event-time")
+    def _event_time(self, headers: Mapping[bytes, bytes]) -> int:
+        """Event time of a request: now, unless it is given. In a replay there is no now, so it must be."""
+        if EVENT_TIME not in headers and not self.configuration.replay:
+            return time.time_ns() // 1000
+        at_us = self._given_event_time(headers)
+        if at_us is None:
+            raise Refusal(400, "this installation replays: the event time is missing", "send X-Event-Time")
+        return at_us
+
+    def _given_event_time(self, headers: Mapping[bytes, bytes]) -> int | None:
+        value = headers.get(EVENT_TIME)
         if value is None:
             return None
         if not self.configuration.replay:
@@ -388,16 +413,10 @@ class Gateway:
         except EnvelopeError as error:
             raise Refusal(400, f"X-Event-Time: {error}", "send it as 2013-03-01T05:00:00Z") from None
 
-    def _now_us(self) -> int:
-        """Event time of what carries none: now. In a replay there is no now, so it must be said."""
-        if self.configuration.replay:
-            raise Refusal(400, "this installation replays: the event time is missing", "send X-Event-Time")
-        return time.time_ns() // 1000
-
     async def _take_labels(self, compiled: CompiledRoute, headers: Mapping[bytes, bytes], body: bytes) -> int:
         settings = compiled.route.labels
         assert settings is not None
-        arrival_us = self._event_time(headers)
+        arrival_us = self._given_event_time(headers)
         try:
             record = labelling.record_of(
                 compiled, settings, body, arrival_us=arrival_us, replay=self.configuration.replay
@@ -405,8 +424,9 @@ class Gateway:
         except EnvelopeError as error:
             raise Refusal(400, str(error), 'send {"labels": [{"event_id": "…", "value": 1}]}') from None
         try:
-            self.log.append(None, record)
-            if settings.capture == "durable":
+            durable = settings.capture == "durable"
+            self.log.append(None, record, durable=durable)
+            if durable:
                 await self.log.sync()
         except LogFullError as error:
             # A label that is not stored is not accepted in either mode: its sender can send it again.
@@ -426,7 +446,7 @@ class Gateway:
             match (exchange.method, exchange.path):
                 case ("PUT", "/configuration"):
                     body = await exchange.body(bytes_max=CONFIGURATION_BYTES_MAX, timeout_s=BODY_S_MAX)
-                    exchange.answer(200, self._put_configuration(body))
+                    exchange.answer(200, await self._put_configuration(body))
                 case ("GET", "/configuration"):
                     exchange.answer(200, configuration.encode(self.configuration))
                 case ("GET", "/counters"):
@@ -440,9 +460,9 @@ class Gateway:
         except Refusal as refusal:
             exchange.refuse(refusal)
 
-    def _put_configuration(self, body: bytes) -> bytes:
+    async def _put_configuration(self, body: bytes) -> bytes:
         try:
-            self.accept(body)
+            await self.accept(body)
         except StaleGenerationError as error:
             raise Refusal(409, str(error), "read GET /configuration and send a newer generation") from None
         except InvalidConfigurationError as error:
@@ -515,6 +535,7 @@ def _deadline_s(headers: Mapping[bytes, bytes]) -> float | None:
     given = headers.get(b"x-steersman-deadline-ms")
     if given is None:
         return None
-    if not given.isdigit() or not 0 < int(given) <= DEADLINE_MS_MAX:
+    number = number_within(given, 1, DEADLINE_MS_MAX)
+    if number is None:
         raise Refusal(400, "X-Steersman-Deadline-Ms is not a number of milliseconds", f"send 1 to {DEADLINE_MS_MAX}")
-    return int(given) / 1000
+    return number / 1000

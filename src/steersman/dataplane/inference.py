@@ -11,10 +11,10 @@ says `fallback`) stable answers those rows. The failure stays on the candidate's
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
+from time import monotonic
 
-from steersman.dataplane import metrics, protocol, routing, upstream
+from steersman.dataplane import protocol, routing, upstream
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, said
 from steersman.dataplane.capture import LogFullError, Prediction, SegmentWriter
 from steersman.dataplane.configuration import BUCKETS
@@ -25,15 +25,6 @@ from steersman.dataplane.request import Answered, Asked, Part, PartAnswer, Reque
 
 MIRRORS_IN_FLIGHT_MAX = 128
 """Copies under way at one time; in the first form a bound for the whole router."""
-
-_LOGGED_AS: dict[str, str] = {
-    "mirror": "shadow",
-    "challenger": "challenger",
-    "stable": "stable",
-    "candidate": "candidate",
-    "override": "override",
-}
-"""The variant a role has in the log. A version asked for by number is an `override`: no verdict counts such a row."""
 
 
 class Inference:
@@ -54,7 +45,7 @@ class Inference:
         compiled.in_flight += 1
         try:
             parts = assign(request)
-            mirrors = self._start_mirrors(request) if compiled.mirrors else []
+            mirrors = self._start_mirrors(request) if compiled.mirrors else None
             answers = [await self._ask(request, parts[0])] if len(parts) == 1 else await self._ask_all(request, parts)
             if len(answers) > 1 or answers[0].status >= 500:
                 answers = await self._fall_back(request, answers)
@@ -79,19 +70,14 @@ class Inference:
                 "try again later, or raise `queue` and the replicas of the model's serving settings",
                 retry_after_s=1,
             )
+        ids = asked.event_ids
         recorded = compiled.recorded_below >= BUCKETS or (
-            routing.bucket_of("inference-log", asked.event_ids[0]) < compiled.recorded_below
+            routing.bucket_of("inference-log", ids[0]) < compiled.recorded_below
         )
         if not recorded:
-            self._counts.sampled_out_rows += len(asked.event_ids)
+            self._counts.sampled_out_rows += len(ids)
         wait_s = route.deadline_s if asked.deadline_s is None else min(route.deadline_s, asked.deadline_s)
-        return Request(
-            compiled=compiled,
-            asked=asked,
-            id=asked.envelope.id or asked.event_ids[0],
-            deadline_at=asyncio.get_running_loop().time() + wait_s,
-            recorded=recorded,
-        )
+        return Request(compiled, asked, asked.envelope.id or ids[0], ids, len(ids), monotonic() + wait_s, recorded)
 
     async def _ask_all(self, request: Request, parts: Sequence[Part]) -> list[PartAnswer]:
         return list(await asyncio.gather(*(self._ask(request, part) for part in parts)))
@@ -99,7 +85,7 @@ class Inference:
     async def _ask(self, request: Request, part: Part) -> PartAnswer:
         """Ask one arm and put its answer into the log."""
         arm = part.arm
-        started = time.perf_counter()
+        started = monotonic()
         answer = PartAnswer(part)
         span = None
         if request.asked.span is not None:
@@ -107,7 +93,7 @@ class Inference:
         try:
             response = await upstream.call(
                 arm.replicas,
-                request.to_worker(part, request.deadline_at - asyncio.get_running_loop().time(), span),
+                request.to_worker(part, request.deadline_at - started, span),
                 deadline_at=request.deadline_at,
                 idempotent=request.compiled.route.idempotent,
             )
@@ -119,7 +105,7 @@ class Inference:
                 answer.refused(response.status, response.body)
         except (upstream.NoReplicaError, upstream.DeadlineError, EnvelopeError) as error:
             answer.unanswered(error)
-        answer.latency_ms = (time.perf_counter() - started) * 1000
+        answer.latency_ms = (monotonic() - started) * 1000
         if span is not None:
             span.end(answer.status, answer.error)
         self.record(request, answer)
@@ -127,45 +113,41 @@ class Inference:
 
     def record(self, request: Request, answer: PartAnswer) -> None:
         """Count an answer and put it into the log. Raises Refusal where the log must have it and takes no more."""
-        part, arm = answer.part, answer.part.arm
+        part, asked, compiled = answer.part, request.asked, request.compiled
+        arm, status, latency_ms = part.arm, answer.status, answer.latency_ms
         ids = request.event_ids if part.rows is None else [request.event_ids[row] for row in part.rows]
-        counts = arm.counts
-        counts.requests += 1
-        counts.rows += len(ids)
-        counts.errors += answer.status >= 500
-        counts.latency_ms_sum += answer.latency_ms
-        counts.latency_ms_max = max(counts.latency_ms_max, answer.latency_ms)
-        counts.statuses[answer.status // 100] += 1
-        metrics.observe(counts.latencies, answer.latency_ms)
+        arm.counts.answered(status, len(ids), latency_ms)
         if not request.recorded:
             return
-        body, json_bytes, error = request.asked.logged or part.body, part.json_bytes, answer.error
-        if (redactor := request.compiled.redactor) is not None:
+        body, json_bytes, error = asked.logged or part.body, part.json_bytes, answer.error
+        if (redactor := compiled.redactor) is not None:
             body, json_bytes = redactor.request(body, json_bytes), None
             error = error and WITHHELD
+        # By position, in the order of the class: names would cost more than all of the rest.
         record = Prediction(
-            context=request.compiled.context.id,
-            at_us=request.asked.at_us,
-            version=arm.version,
-            digest=arm.digest,
-            release=arm.release,
-            variant=_LOGGED_AS[arm.role],
-            probability=None if part.fallback else arm.probability,
-            request_id=request.id,
-            event_ids=ids,
-            request=body,
-            outputs=answer.outputs if answer.logged is None else answer.logged,
-            status=answer.status,
-            error=error,
-            latency_ms=answer.latency_ms,
-            json_bytes=json_bytes,
-            trace_id=None if request.asked.span is None else request.asked.span.trace_id,
+            compiled.context.id,
+            asked.at_us,
+            arm.version,
+            arm.digest,
+            arm.release,
+            arm.logged_as,
+            None if part.fallback else arm.probability,
+            request.id,
+            ids,
+            body,
+            answer.outputs if answer.logged is None else answer.logged,
+            status,
+            error,
+            latency_ms,
+            json_bytes,
+            None if asked.span is None else asked.span.trace_id,
         )
+        durable = compiled.route.capture == "durable"
         try:
-            self._log.append(request.compiled.context, record)
+            self._log.append(compiled.context, record, durable=durable)
         except LogFullError as error:
             mirrored = arm.role in ("mirror", "challenger")
-            if request.compiled.route.capture == "durable" and not mirrored:
+            if durable and not mirrored:
                 self._log.counts.refused_records += 1
                 raise _log_full(error) from None
             self._log.counts.dropped_records += 1
@@ -194,10 +176,10 @@ class Inference:
         return settled
 
     def _answer(self, request: Request, answers: Sequence[PartAnswer]) -> Answered:
-        failed = next((answer for answer in answers if answer.status != 200), None)
-        if failed is not None:
-            self._counts.failed += 1
-            raise failed.refusal()
+        for answer in answers:
+            if answer.status != 200:
+                self._counts.failed += 1
+                raise answer.refusal()
         if len(answers) == 1:
             arm = answers[0].part.arm
             return Answered(

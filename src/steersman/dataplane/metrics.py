@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ import psutil
 
 from steersman.dataplane import sockets
 from steersman.dataplane.handles import read_handle
+from steersman.dataplane.usage import WorkerUsage
 
 ANSWER_S_MAX = 1.0
 """Seconds a sibling or the committer may take: far more than they need, far less than a scrape's usual 10."""
@@ -62,6 +63,7 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 _VERSION = ("workspace", "environment", "model", "version", "variant")
+_OF_WORKER = ("workspace", "environment", "model", "version", "address")
 _ROUTE = ("workspace", "environment", "model")
 
 METRICS = (
@@ -105,6 +107,8 @@ METRICS = (
     Metric("steersman_replica_in_flight", "gauge", "Requests under way to a replica.", ("address",)),
     Metric("steersman_replica_ejected", "gauge", "1 while a replica is avoided.", ("address",)),
     Metric("steersman_replica_ejections_total", "counter", "Times a replica began to be avoided.", ("address",)),
+    Metric("steersman_worker_cpu_seconds_total", "counter", "CPU time of a worker, user and system.", _OF_WORKER),
+    Metric("steersman_worker_resident_memory_bytes", "gauge", "Resident memory of a worker.", _OF_WORKER),
     Metric("steersman_capture_records_total", "counter", "Records written to the inference log."),
     Metric("steersman_capture_bytes_total", "counter", "Bytes written to the inference log."),
     Metric("steersman_capture_dropped_records_total", "counter", "Records lost because the log took no more (async)."),
@@ -143,10 +147,11 @@ def empty_buckets() -> list[int]:
 
 
 class Own(msgspec.Struct, frozen=True):
-    """The router that is asked: the name of its socket without `.sock`, and its `GET /counters`."""
+    """The router that is asked: the name of its socket without `.sock`, its `GET /counters`, and what workers told it."""
 
     process: str
     counters: bytes
+    workers: Sequence[WorkerUsage] = ()
 
 
 async def exposition(state: Path, own: Own, *, accept: str = "") -> tuple[str, bytes]:
@@ -161,6 +166,11 @@ async def exposition(state: Path, own: Own, *, accept: str = "") -> tuple[str, b
         _add_process(page, state, process)
         if known is not None:
             (_add_committer if process == "committer" else _add_router)(page, process, known)
+    for worker in own.workers:
+        of = {"process": "worker", "workspace": worker.workspace, "environment": worker.environment}
+        of |= {"model": worker.model, "version": worker.version, "address": worker.address}
+        page.add("steersman_worker_cpu_seconds_total", worker.usage.cpu_s, **of)
+        page.add("steersman_worker_resident_memory_bytes", worker.usage.memory_bytes, **of)
     open_metrics = "application/openmetrics-text" in accept
     return (OPEN_METRICS if open_metrics else TEXT), page.text(open_metrics=open_metrics)
 

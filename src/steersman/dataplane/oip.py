@@ -18,6 +18,7 @@ from steersman.dataplane.configuration import Route
 from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.request import Answered, Asked
+from steersman.domain.numbers import number_within
 
 JSON_BYTES = b"inference-header-content-length"
 BINARY = b"application/octet-stream"
@@ -29,13 +30,7 @@ def asked(body: bytes, headers: Mapping[bytes, bytes], at_us: int) -> Asked:
     envelope, rows = protocol.decode_envelope(body, json_bytes)
     if envelope.id is not None and len(envelope.id) > protocol.ID_CHARS_MAX:
         raise EnvelopeError(f"id: more than {protocol.ID_CHARS_MAX} characters")
-    return Asked(
-        body=body,
-        json_bytes=json_bytes,
-        envelope=envelope,
-        event_ids=protocol.event_ids_of(envelope, rows),
-        at_us=at_us,
-    )
+    return Asked(body, envelope, protocol.event_ids_of(envelope, rows), at_us, json_bytes)
 
 
 def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
@@ -45,19 +40,21 @@ def _json_bytes(headers: Mapping[bytes, bytes], length: int) -> int | None:
         raise Refusal(415, f"content-encoding {encoding.decode('latin-1')[:40]!r}", "send the body as it is")
     given = headers.get(JSON_BYTES)
     if given is None:
-        kind = headers.get(b"content-type")
-        if kind is not None and kind.partition(b";")[0].strip().lower() not in _JSON_TYPES:
+        kind = headers.get(b"content-type", b"")
+        if not (kind in _JSON_TYPES or kind.partition(b";")[0].strip().lower() in _JSON_TYPES):
             raise Refusal(
                 415,
                 f"content-type {kind.decode('latin-1')[:60]!r} is no inference request",
                 "send application/json, or binary tensors with the header Inference-Header-Content-Length",
             )
         return None
-    if not given.isdigit() or not 0 < int(given) <= length:
+    number = number_within(given, 1, length)
+    if number is None:
+        said = given[:20].decode("latin-1")
         raise EnvelopeError(
-            f"Inference-Header-Content-Length {given!r} is not within 1..{length}, the length of the body"
+            f"Inference-Header-Content-Length {said!r} is not within 1..{length}, the length of the body"
         )
-    return int(given) if int(given) < length else None
+    return number if number < length else None
 
 
 _JSON_TYPES = frozenset({b"application/json", b"text/json", b""})

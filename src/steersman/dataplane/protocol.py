@@ -269,22 +269,9 @@ def encode_answer(
     )
 
 
-def uuid7s(count: int) -> list[str]:
-    """`count` UUIDs of version 7 (RFC 9562): sortable by time, random beyond the millisecond."""
-    stamp = (time.time_ns() // 1_000_000) & (2**48 - 1)
-    prefix = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
-    if len(_randomness.ends) < count:
-        _randomness.refill(count)
-    if count == 1:
-        return [prefix + _randomness.ends.pop()]
-    ends = _randomness.ends[-count:]
-    del _randomness.ends[-count:]
-    return [prefix + end for end in ends]
-
-
-class _Randomness:
+class _Ids:
     """The random ends of ids to come, of the kernel's randomness, some hundred at a time: a read for each costs more than the
-    id, and so does putting each together alone."""
+    id, and so does putting each together alone. What all ids of one millisecond begin with is kept as well."""
 
     ENDS = 400
 
@@ -294,6 +281,24 @@ class _Randomness:
     def forget(self) -> None:
         """A process that forks must not give the same ids twice."""
         self.ends: list[str] = []
+        self._at_ms = -1
+        self._prefix = ""
+
+    def take(self, count: int) -> list[str]:
+        """`count` UUIDs of version 7 (RFC 9562): sortable by time, random beyond the millisecond."""
+        at_ms = time.time_ns() // 1_000_000
+        if at_ms != self._at_ms:
+            self._at_ms = at_ms
+            stamp = at_ms & (2**48 - 1)
+            self._prefix = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
+        prefix, ends = self._prefix, self.ends
+        if len(ends) < count:
+            self.refill(count)
+        if count == 1:
+            return [prefix + ends.pop()]
+        taken = ends[-count:]
+        del ends[-count:]
+        return [prefix + end for end in taken]
 
     def refill(self, count: int) -> None:
         count = max(self.ENDS, count)
@@ -304,8 +309,9 @@ class _Randomness:
             )
 
 
-_randomness = _Randomness()
-os.register_at_fork(after_in_child=_randomness.forget)
+_ids = _Ids()
+os.register_at_fork(after_in_child=_ids.forget)
+uuid7s = _ids.take
 
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -16,7 +16,7 @@ ERROR_CHARS_MAX = 500
 """Of a worker's error text, in the log and in the answer."""
 
 
-class Asked(msgspec.Struct, kw_only=True, gc=False):
+class Asked(msgspec.Struct, gc=False):
     """What a caller wants, read from its protocol. `body` is what workers get: JSON, or JSON and tensors behind it.
 
     `deadline_s` is what the caller will wait, None where it did not say; `version` a version asked for by number.
@@ -104,23 +104,17 @@ class Answered(msgspec.Struct, gc=False):
 
 
 class Request(msgspec.Struct, gc=False):
-    """A request under way."""
+    """A request under way: `rows` rows with one of `event_ids` each. `deadline_at` is of the loop's clock."""
 
     compiled: CompiledRoute
     asked: Asked
     id: str
+    event_ids: list[str]
+    rows: int
     deadline_at: float
     recorded: bool
     inputs: list[Tensor] | None = None
     entities: list[str] | None = None
-
-    @property
-    def event_ids(self) -> list[str]:
-        return self.asked.event_ids
-
-    @property
-    def rows(self) -> int:
-        return len(self.asked.event_ids)
 
     def decoded(self) -> list[Tensor]:
         """The tensors with their data, decoded once; checked to have their shape's number of values."""
@@ -170,16 +164,20 @@ class Request(msgspec.Struct, gc=False):
 
         The worker is told how long anybody still waits for its answer.
         """
-        asked = self.asked
-        head = (head or part.arm.head) + b"X-Steersman-Deadline-Ms: %d\r\n" % (left_s * 1000)
-        if asked.prediction:
-            head += b"X-Steersman-Prediction: 1\r\n"
-        if span is not None:
-            head += span.headers
-        if part.json_bytes is None:
-            head += b"Content-Type: application/json\r\n"
-        else:
-            head += (
+        lines = b"Content-Type: application/json\r\n"
+        if part.json_bytes is not None:
+            lines = (
                 b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n" % part.json_bytes
             )
-        return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(part.body), part.body)
+        if self.asked.prediction:
+            lines += b"X-Steersman-Prediction: 1\r\n"
+        if span is not None:
+            lines += span.headers
+        body = part.body
+        return b"%bX-Steersman-Deadline-Ms: %d\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            head or part.arm.head,
+            left_s * 1000,
+            lines,
+            len(body),
+            body,
+        )

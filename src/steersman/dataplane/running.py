@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-_current = tasks.current_task
 _enter: Callable[[asyncio.AbstractEventLoop, Any], None] = tasks._enter_task  # noqa: SLF001 - "Extending" in asyncio's manual
 _leave: Callable[[asyncio.AbstractEventLoop, Any], None] = tasks._leave_task  # noqa: SLF001
 
@@ -74,7 +73,9 @@ class Arrival(Generic[T]):
         if not self.settled:
             self._asyncio_future_blocking = True
             yield self
-        return self.result()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: contextvars.Context) -> None:
         self._then, self._context = callback, context
@@ -93,7 +94,7 @@ class Arrival(Generic[T]):
 class Run:
     """A coroutine under way. `ended` is called once, after its last step, with what it raised."""
 
-    __slots__ = ("_cancels", "_context", "_coroutine", "_ended", "_loop", "_stepping", "_waits_for", "_wanted")
+    __slots__ = ("_cancels", "_context", "_coroutine", "_ended", "_loop", "_waits_for", "_wanted")
 
     def __init__(
         self,
@@ -106,7 +107,6 @@ class Run:
         self._ended = ended
         self._context = contextvars.copy_context()
         self._waits_for: Any = None
-        self._stepping = False
         self._wanted = False
         """Whether it is to be cancelled at its next step."""
         self._cancels = 0
@@ -114,13 +114,12 @@ class Run:
     def step(self, _arrived: object = None) -> None:
         """Go on until it waits or ends. Never raises but what ends a process."""
         loop = self._loop
-        if _current(loop) is not None:  # brought from within another's step, which must end first
-            self._waits_for = None
+        self._waits_for = None
+        try:
+            _enter(loop, self)
+        except RuntimeError:  # brought from within another's step, which must end first
             loop.call_soon(self.step)
             return
-        self._waits_for = None
-        self._stepping = True
-        _enter(loop, self)
         try:
             if self._wanted:
                 self._wanted = False
@@ -137,15 +136,12 @@ class Run:
             over, error = False, None
         finally:
             _leave(loop, self)
-            self._stepping = False
         if over:
             self._ended(self, error)
-        elif awaited is None:  # a bare yield: the others' turn
+            return
+        if awaited is None:  # a bare yield: the others' turn
             loop.call_soon(self.step)
-        else:
-            self._wait(awaited)
-
-    def _wait(self, awaited: Any) -> None:
+            return
         self._waits_for = awaited
         awaited._asyncio_future_blocking = False  # noqa: SLF001 - what a task does
         if type(awaited) is Arrival:

@@ -34,6 +34,10 @@ _ALWAYS = {
     "DO_NOT_TRACK": "1",
 }
 
+COMMITTER_ALLOCATOR = {"_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
+"""Of the committer, for the allocators inside Polars and deltalake: one arena, and what is free goes back at once. By default
+they keep it for 10 s and have arenas for several threads, and the process grows with every commit (`docs/decisions/0026`)."""
+
 _SYSTEM_PATHS = (
     *("/usr", "/lib", "/lib64", "/proc", "/sys/devices/system", "/sys/fs/cgroup", "/etc/ld.so.cache", "/etc/localtime"),
     *("/etc/ssl", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/passwd", "/etc/mime.types"),

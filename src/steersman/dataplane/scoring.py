@@ -123,7 +123,10 @@ def _tensor(name: str, values: list[Any], types: Mapping[str, str]) -> Tensor:
     kind = types.get(name) or _guessed(values)
     if kind in _FLOATS:
         # What a frame of whole numbers writes as 5 is meant as 5.0; a text stays one, and the worker names the column.
-        values = [float(value) if type(value) is int else value for value in values]
+        try:
+            values = [float(value) if type(value) is int else value for value in values]
+        except OverflowError:
+            raise EnvelopeError(f"column {name!r}: a number is beyond what a float holds") from None
     return Tensor(name, kind, [len(values)], values)
 
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import own_handle, settle_memory
 from steersman.dataplane.listening import EdgeServer, listen_tcp
 from steersman.dataplane.loading import RefusedModelError, WorkerSpec
+from steersman.dataplane.priority import Session
 from steersman.dataplane.protocol import Tensor
 from steersman.dataplane.validation import InvalidInputError, Validator
-from steersman.dataplane.watch import Watch
+from steersman.dataplane.watch import USAGE_PATH, Watch, own_usage
+from steersman.domain.numbers import number_within
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 BODY_S_MAX = 20.0
@@ -37,6 +40,10 @@ DEADLINE_S_MAX = 600.0
 
 STREAMS_MAX = 32
 """Streams at a time; each has a thread."""
+
+FORWARD_S = 10.0
+"""Seconds a worker that is warm tries to get the share of one that serves: 64 that start at once are granted it one after
+the other, each 0.1 s later."""
 
 _VARIANTS = {name.encode(): name for name in ("stable", "candidate", "mirror", "challenger")}
 _NEUTRAL: dict[str, Any] = {"BYTES": "", "BOOL": False, "FP32": 0.0, "FP64": 0.0}
@@ -91,6 +98,8 @@ class Worker:
                 await self._stream(body, headers, exchange)
             elif path in ("/v2/health/live", "/v2/health/ready") and exchange.method == "GET":
                 exchange.answer(200, b'{"%s": true}' % path.rpartition("/")[2].encode())
+            elif path == USAGE_PATH and exchange.method == "GET":
+                exchange.answer(200, own_usage())
             else:
                 raise Refusal(404, f"no {exchange.method} {path[:200]}", f"POST {self._stream_path or self._path}")
         except Refusal as refusal:
@@ -246,17 +255,22 @@ def _read_headers(exchange: Exchange) -> _Headers:
             elif name == b"x-steersman-prediction":
                 mlflow = value == b"1"
             elif name == b"x-steersman-deadline-ms":
-                deadline_s = min(float(value) / 1000, DEADLINE_S_MAX)
+                deadline_s = min(_number(name, value) / 1000, DEADLINE_S_MAX)
             elif name == b"inference-header-content-length":
-                json_bytes = int(value)
+                json_bytes = _number(name, value)
         except KeyError:
             raise Refusal(400, "unknown X-Steersman-Variant", "stable, candidate, mirror or challenger") from None
-        except ValueError:
-            raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out") from None
     return _Headers(variant, mlflow, json_bytes, deadline_s, exchange.fields)
 
 
-async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str | None:
+def _number(name: bytes, value: bytes) -> int:
+    number = number_within(value, 0, sys.maxsize)
+    if number is None:
+        raise Refusal(400, f"{name.decode('latin-1')}: not a number", "send a number, or leave it out")
+    return number
+
+
+async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session: Session) -> str | None:
     """Warm up, listen, write the handle to the open descriptor, and serve until SIGTERM.
 
     Returns why it stopped by itself, where it did: the memory it was allowed was used up. Raises RefusedModelError.
@@ -277,9 +291,12 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str) -> str 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     settle_memory()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    session.step_forward(patience_s=FORWARD_S)
     card = own_handle(port=listener.getsockname()[1], digest=spec.digest, sandbox=walls)
     os.write(handle, msgspec.json.encode(card))
     os.close(handle)
     worker.watch.beat()
     await server.serve(listener)
+    session.step_back()  # an interpreter with its libraries takes 0.1 s to be taken apart
     return stopped_because[0] if stopped_because else None

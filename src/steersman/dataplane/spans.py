@@ -24,9 +24,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from steersman import __version__
 from steersman.dataplane.tracing import Attributes, Parent, Span, TraceCounts, header_lines, remote_context
+from steersman.domain.numbers import number_within
 
 QUEUE_SPANS_MAX = 2048
 """Finished spans waiting or being sent, unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise; about 2 kB each."""
+
+SPANS_MAX = 1_000_000
+"""What that variable may ask for at most: 2 GB. Another text than a number up to here leaves ours, as the SDK does it."""
 
 CLOSE_S_MAX = 3.0
 """Seconds the last spans may take when the process ends; a collector that is away must not hold up a restart."""
@@ -92,7 +96,7 @@ class Exporting:
 
     def __init__(self, environment: Mapping[str, str], counts: TraceCounts) -> None:
         exporter = _Counted(OTLPSpanExporter(), counts)
-        spans_max = int(environment.get("OTEL_BSP_MAX_QUEUE_SIZE") or QUEUE_SPANS_MAX)
+        spans_max = number_within(environment.get("OTEL_BSP_MAX_QUEUE_SIZE", ""), 1, SPANS_MAX) or QUEUE_SPANS_MAX
         queue = BatchSpanProcessor(exporter, max_queue_size=spans_max)
         name = environment.get("OTEL_SERVICE_NAME") or SERVICE
         resource = Resource.create({"service.name": name, "service.version": __version__})

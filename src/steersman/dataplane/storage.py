@@ -37,6 +37,9 @@ _VARIABLES = {
 }
 """What the environment may say, and what the client for single objects calls it."""
 
+UNFINISHED = ".unfinished"
+"""What the name of a file ends with that was set aside because a power cut left it, or what it names, unfinished."""
+
 RETRIES_MAX = 3
 """Attempts after the first of one request to an object store: a hiccup is bridged, and a server that is down is told
 within seconds, so that the log goes on waiting and a flush answers."""
@@ -126,6 +129,17 @@ class LocalStorage:
     def files(self, path: str) -> set[str]:
         root = self._root / path
         return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        try:
+            return (self._root / path).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def set_aside(self, path: str) -> None:
+        """Give a file a name under which nobody looks for it."""
+        (self._root / path).rename(self._root / f"{path}{UNFINISHED}")
 
     def sync(self, paths: Iterable[str]) -> None:
         folders: set[Path] = set()

@@ -120,6 +120,10 @@ class Tracing:
         self.counts = counts if counts is not None else TraceCounts()
         self._recorder = recorder
 
+    def concerns(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether there can be a span for a request with these headers; asking costs less than looking for its place."""
+        return self._recorder is not None or b"traceparent" in headers
+
     def begin(self, headers: Headers, route: str, attributes: Attributes) -> Span | None:
         """The span of a request; None where the caller has no trace and none is recorded."""
         parent = parent_of(headers)

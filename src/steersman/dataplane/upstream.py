@@ -18,6 +18,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
@@ -115,11 +116,14 @@ class Replica:
     async def request(self, data: bytes, timeout_s: float) -> Response:
         """One request on a pooled connection. Raises UpstreamError or TimeoutError."""
         self.in_flight += 1
+        connection: Connection | None = None
         try:
             connection = self._pooled() or await self._connect(min(timeout_s, CONNECT_S_MAX))
-            response = await connection.request(data, timeout_s)
-        except asyncio.CancelledError:
-            self.counts.cancelled += 1
+            response = await connection.ask(data, timeout_s)
+        except BaseException as error:
+            self.counts.cancelled += isinstance(error, asyncio.CancelledError)
+            if connection is not None:
+                connection.close()
             raise
         finally:
             self.in_flight -= 1
@@ -182,11 +186,8 @@ class Replica:
 
     # --- health ------------------------------------------------------------------------------------------------------
 
-    def answered(self, status: int, others: Sequence[Replica]) -> None:
-        """Judge an answer: too many errors in a row eject the replica, where another of `others` is healthy."""
-        if status < 500:
-            self.errors_in_row = 0
-            return
+    def failed(self, status: int, others: Sequence[Replica]) -> None:
+        """Judge an answer of 5xx: too many of them in a row eject the replica, where another of `others` is healthy."""
         if status == OVERLOADED:
             return
         self.errors_in_row += 1
@@ -289,8 +290,6 @@ def _choose(replicas: Sequence[Replica], tried: Replica | None) -> Replica:
 
     Among equals the one chosen longest ago, so that at a low load each has its turn.
     """
-    if len(replicas) == 1:
-        return replicas[0]
     best = replicas[0]
     for replica in replicas:
         if replica is best:
@@ -316,7 +315,7 @@ def call(
     cannot have executed it. Half of the time is kept for the second attempt. `deadline_at` is the loop's time. Raises
     NoReplicaError or DeadlineError. When the caller's task is cancelled the connection is closed and the worker hears it.
     """
-    return _ask(replicas, lambda replica, left_s: replica.request(data, left_s), deadline_at, idempotent)
+    return _ask(replicas, Replica.request, data, deadline_at, idempotent)
 
 
 def stream(
@@ -336,7 +335,8 @@ def stream(
     """
     return _ask(
         replicas,
-        lambda replica, left_s: replica.stream(head, body, left_s, silence_s),
+        lambda replica, head, left_s: replica.stream(head, body, left_s, silence_s),
+        head,
         deadline_at,
         idempotent and body is None,
     )
@@ -344,27 +344,27 @@ def stream(
 
 async def _ask(
     replicas: Sequence[Replica],
-    ask: Callable[[Replica, float], Awaitable[Answer]],
+    ask: Callable[[Replica, bytes, float], Awaitable[Answer]],
+    data: bytes,
     deadline_at: float,
     repeatable: bool,
 ) -> Answer:
     if not replicas:
         raise NoReplicaError("no replica is running")
-    now = asyncio.get_running_loop().time
     tried: Replica | None = None
     because = ""
     for attempt in (1, 2):
-        left_s = deadline_at - now()
+        left_s = deadline_at - monotonic()
         if left_s <= 0:
             break
-        replica = _choose(replicas, tried)
+        replica = replicas[0] if len(replicas) == 1 else _choose(replicas, tried)
         if tried is None:
             replica.tokens += RETRY_SHARE
         else:
             replica.counts.retries += 1
         share_s = left_s / 2 if attempt == 1 and repeatable and len(replicas) > 1 else left_s
         try:
-            answer = await ask(replica, share_s)
+            answer = await ask(replica, data, share_s)
         except UpstreamError as error:
             because = str(error)
             if error.stale:
@@ -378,11 +378,14 @@ async def _ask(
             replica.eject()
             executed = True
         else:
-            replica.answered(answer.status, replicas)
+            if answer.status < 500:
+                replica.errors_in_row = 0
+            else:
+                replica.failed(answer.status, replicas)
             return answer
         if executed and (attempt == 2 or not repeatable or not replica.may_cause_retry()):
             break
         tried = replica
-    if deadline_at - now() <= 0:
+    if deadline_at <= monotonic():
         raise DeadlineError(because or "the deadline passed before the request was sent")
     raise NoReplicaError(because)

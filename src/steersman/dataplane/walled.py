@@ -16,10 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from steersman.dataplane import sandbox
+from steersman.dataplane import priority, sandbox
 
 
 def main() -> None:
+    session = priority.Session()
     document = Path(sys.argv[sys.argv.index("--spec") + 1])
     spec = json.loads(document.read_bytes())
     artifact = Path(spec["artifact_dir"])
@@ -36,7 +37,7 @@ def main() -> None:
 
     from steersman.dataplane import worker
 
-    worker.main()
+    worker.main(session)
 
 
 if __name__ == "__main__":

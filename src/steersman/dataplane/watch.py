@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 BEAT_S = 1.0
 """Between two heartbeats; re-arming the alarm costs some 0.1 ms."""
 
@@ -25,6 +27,17 @@ deadline somebody waits for it, and a slow version must be told from one that ha
 
 _MIB = 1024**2
 _RESIDENT = 1  # the second number of /proc/self/statm, in pages
+
+
+USAGE_PATH = "/v2/usage"
+"""Where a worker says what it uses."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Of one process: CPU since it began, user and system, and resident memory now."""
+
+    cpu_s: float
+    memory_bytes: int
 
 
 class Watch:
@@ -67,3 +80,9 @@ def memory_mb() -> float:
     """Resident memory of this process, MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[_RESIDENT])
     return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+
+
+def own_usage() -> bytes:
+    """As the body of an answer."""
+    spent = os.times()
+    return msgspec.json.encode(Usage(round(spent.user + spent.system, 3), int(memory_mb() * _MIB)))

@@ -19,6 +19,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -29,30 +30,40 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from steersman.dataplane import artifacts, sandbox
+from steersman.dataplane import artifacts, priority, sandbox
+from steersman.dataplane.priority import Session
 
 MESSAGE_CHARS_MAX = 1_000
+
+PATIENCE_S = 20.0
+"""Wall seconds of a start, after which it takes its full share of the processor: on a machine that leaves it nothing a version
+still becomes ready, as a cold rollback needs."""
 
 REFUSED = 2
 FAILED = 1
 OVER_MEMORY = 3
 
 
-def main() -> None:
+def main(session: Session | None = None) -> None:
+    """`session` is given by who walled this process in before."""
     parser = argparse.ArgumentParser(prog="steersman.dataplane.worker", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     document = parser.parse_args().spec.read_bytes()
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()
+    session = session or Session()
+    session.step_back()
+    signal.signal(signal.SIGALRM, lambda _number, _frame: session.step_forward())
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)  # no thread: one made before the walls would stay outside of them
     # Thread limits and the clean environment must stand before a numeric library is imported.
     threads = int(msgspec.json.decode(document).get("threads", 1))
     environment = sandbox.allowed_environment(os.environ, threads=threads)
     os.environ.clear()
     os.environ.update(environment)
-    _run(document, threads)
+    _run(document, threads, session)
 
 
-def _run(document: bytes, threads: int) -> None:
+def _run(document: bytes, threads: int, session: Session) -> None:
     _gently(_import_libraries, threads)
     import uvloop
 
@@ -75,7 +86,7 @@ def _run(document: bytes, threads: int) -> None:
     except Exception as error:  # whatever a model's own code raises while it loads
         _leave(FAILED, f"cannot load the model: {type(error).__name__}: {error}")
     try:
-        stopped_because = uvloop.run(serving.serve(spec, model, handle, walls))
+        stopped_because = uvloop.run(serving.serve(spec, model, handle, walls, session))
     except RefusedModelError as error:
         _leave(REFUSED, f"refused: {error}")
     except OSError as error:
@@ -86,21 +97,18 @@ def _run(document: bytes, threads: int) -> None:
 
 T = TypeVar("T")
 
-START_NICE = 15
-"""Of the thread that starts a worker, 19 being the last to get a processor: a start takes seconds of one, and those who serve
-beside it have their callers waiting. The thread that serves afterwards has the usual priority."""
-
 
 def _gently(work: Callable[[], T], threads: int) -> T:
-    """Do it in a thread of its own at low priority, and return what it returns or raise what it raises.
+    """Do it in a thread of its own that steps back, and return what it returns or raise what it raises.
 
+    For kernels that group no sessions: a process cannot take its nice value back, but the thread that serves never had it.
     Not where the version may use several numeric threads: those that a library starts at its import would keep it.
     """
     if threads > 1:
         return work()
 
     def lower() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), START_NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority.NICE)
 
     with ThreadPoolExecutor(1, initializer=lower) as executor:
         return executor.submit(work).result()

@@ -289,7 +289,7 @@ REASONS: Mapping[Reason, Row] = {
         choices=(_DOCTOR, _RETRY),
     ),
     Reason.ANALYSIS_FAILED: Row(
-        means="On the same requests version {version} is surely worse than {previous} by more than the margin; {fallback}.",
+        means="Compared with {previous}, version {version} is surely worse by more than the margin; {fallback}.",
         advice="Do not retry the same version: train or choose another one, and release that.",
         choices=(_ANOTHER, _HISTORY),
     ),
@@ -423,6 +423,9 @@ ENDED: Mapping[Cause, Reason] = {
 
 DOUBTED: Mapping[Doubt, Reason] = {Doubt.SPLIT: Reason.SPLIT_DOUBTED, Doubt.LABELS: Reason.LABELS_AWAITED}
 """What an analysis that is under way has to be told about, beside that it is under way."""
+
+WANTS_A_LOOK = frozenset({Reason.BUDGET_USED_UP, Reason.LABELS_AWAITED, Reason.SPLIT_DOUBTED})
+"""What a release under way waits for that may never come by itself, so that a person should look before it is over."""
 
 STOOD: Mapping[Completion, Reason] = {
     Completion.PROMOTED: Reason.PROMOTED,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from statistics import NormalDist
 
+from steersman.domain.metrics import HARM_RANGES
 from steersman.domain.spec import EvidenceUnit
 from steersman.stats.beta import student_quantile
 from steersman.stats.performance import BLOCK_ROWS_MIN
@@ -63,7 +64,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What an analysis or a bake asks for in one metric. `copied`: the share of requests both versions answer."""
+    """What an analysis or a bake asks for in one metric. `alpha` is what one of its bounds may be wrong with: the step's,
+    shared by its metrics and their `parts` (all requests, and each slice). `copied`: the share of requests in it."""
 
     step: str
     metric: str
@@ -74,6 +76,7 @@ class Asked:
     blocks_min: int
     rows_min: int
     lasts: timedelta
+    parts: int = 1
     needs_labels: bool = True
     copied: float = 1.0
 
@@ -103,6 +106,8 @@ class Expected:
     step: str
     metric: str
     margin: float
+    alpha: float
+    parts: int
     unit: str
     needed: int
     block: timedelta
@@ -130,6 +135,8 @@ def expect(asked: Asked, *, traffic: Traffic, spread: Spread | str, horizon: tim
         "step": asked.step,
         "metric": asked.metric,
         "margin": asked.margin,
+        "alpha": asked.alpha,
+        "parts": asked.parts,
         "unit": "requests" if by_rows else "days" if asked.block == timedelta(days=1) else "blocks",
         "needed": asked.rows_min if by_rows else asked.blocks_min,
         "block": asked.block,
@@ -179,6 +186,7 @@ def _simulated(asked: Asked, sd: float, rows: float, seed: int) -> Forecast:
         blocks_max=asked.blocks_max,
         n_per_block=max(round(rows), 1),
         rows_min=asked.rows_min,
+        harm_range=HARM_RANGES.get(asked.metric),
         seed=seed,
         runs=RUNS,
     )
@@ -206,6 +214,16 @@ def spread_within(blocks: Sequence[tuple[float, int]], *, source: str) -> Spread
         return None
     squares = sum((n - 1) * sd * sd for sd, n in blocks if n > 1)
     return Spread(sd=math.sqrt(squares / freedom), n=sum(n for _, n in blocks), freedom=freedom, source=source)
+
+
+def spread_in_split(groups: Sequence[Sequence[tuple[float, float]]], *, weight: float, source: str) -> Spread | None:
+    """Of (block harm, share the candidate then got): what it is at `weight`, for harm that is as uncertain as its arms are
+    small, √(1 / (w (1 − w))). Blocks of other shares are scaled so, hence a day's own luck is a little overstated."""
+    scaled = [
+        [harm * math.sqrt(share * (1.0 - share) / (weight * (1.0 - weight))) for harm, share in group]
+        for group in groups
+    ]
+    return spread_between(scaled, source=source)
 
 
 def spread_behind(*, radius: float, n: int, alpha: float, source: str) -> Spread | None:

@@ -26,6 +26,7 @@ from steersman.domain.metrics import Direction, harm
 from steersman.domain.verdicts import Outcome, Verdict
 from steersman.stats.beta import student_quantile
 from steersman.stats.performance import THRESHOLD, evaluate, metric_named, paired_blocks
+from steersman.stats.ratios import spread_floor
 from steersman.stats.sequences import SPREAD_FLOOR, clopper_pearson_interval
 
 NO_PRODUCTION = "no production version to compare with"
@@ -109,7 +110,8 @@ def gate_paired(
             needed=blocks_min - pairs.n,
         )
         return GateResult(gate=name, answer=answer)
-    estimate, radius = _student(harms, alpha=alpha, spread_min=SPREAD_FLOOR * margin)
+    spread_min = max(SPREAD_FLOOR * margin, spread_floor(margin, pairs.counted))
+    estimate, radius = _student(harms, alpha=alpha, spread_min=spread_min)
     outcome, finding = Outcome.INCONCLUSIVE, "straddling"
     if estimate - radius > margin:
         outcome, finding = Outcome.FAILED, "above"
@@ -126,7 +128,7 @@ def gate_paired(
         n=pairs.n,
         n_unit="blocks",
         margin=margin,
-        method=f"Student's t over blocks, one look, each bound {1 - alpha:.1%}",
+        method=f"Student's t over blocks{'' if pairs.counted is None else ' by sums'}, one look, each bound {1 - alpha:.1%}",
     )
     return GateResult(gate=name, answer=answer)
 

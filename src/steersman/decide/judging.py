@@ -22,7 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from steersman.domain.spec import EvidenceUnit, OnInconclusive
 from steersman.domain.verdicts import NUnit, Outcome, Verdict
+from steersman.stats.bounded import bounded_interval, log_wealth_below
 from steersman.stats.performance import BLOCK_ROWS_MIN, BlockDifferences
+from steersman.stats.ratios import Sums, blocks_told, judged_harms, spread_floor
 from steersman.stats.sequences import (
     BLOCKS_TUNED_AT,
     ROWS_TUNED_AT,
@@ -39,7 +41,11 @@ BLOCKS_MIN = 5
 """Fewest blocks a verdict may rest on: below it the spread between blocks is itself unknown."""
 
 ROWS_MIN = 500
-"""Fewest requests a verdict over rows may rest on: the sequence over rows holds where the central limit theorem does."""
+"""Fewest requests the asymptotic sequence over rows judges: it holds where the central limit theorem does. Fewer (a smaller
+`rowsMin`) are judged by the sequence for a known range, which needs no such theorem, where the metric has one."""
+
+FEW_STEP = 10
+"""Steps of n in which it is looked for when few requests will decide."""
 
 RIGHT_OR_WRONG = frozenset({"accuracy", "agreement", "error_rate"})
 """Metrics whose rows are right or wrong and nothing between. Their errors are rare, so a short run without any says less
@@ -79,14 +85,19 @@ def judge_paired(
     n_unit: NUnit = "days",
     critical: bool = True,
     tuned_at: int = BLOCKS_TUNED_AT,
+    counted: float | None = None,
 ) -> Verdict:
     """Judge a candidate by its harm per block; `harms` come from `performance.paired_blocks` or are plain numbers.
+
+    `counted` says of plain numbers that they are what each block adds to a ratio of sums (`stats.ratios.Harms`).
 
     `alpha` is the probability that a bound is ever wrong, for each of the two bounds: a candidate worse than the margin
     is ever passed with at most alpha, one better than the margin is ever failed with at most alpha. With k critical
     metrics pass alpha / k. An uncritical metric never fails, it stays inconclusive. NaN harm is an error.
     """
     values, name = _harms_of(harms, metric)
+    if isinstance(harms, BlockDifferences):
+        counted = harms.counted
     if margin < 0 or not math.isfinite(margin):
         raise ValueError(f"margin must be finite and not negative, got {margin}")
     if blocks_min < 2:
@@ -107,7 +118,7 @@ def judge_paired(
             margin=margin,
             needed=blocks_min - n,
         )
-    interval, spread = harm_interval(values, margin=margin, alpha=alpha, tuned_at=tuned_at)
+    interval, spread = harm_interval(values, margin=margin, alpha=alpha, tuned_at=tuned_at, counted=counted)
     outcome, finding = _compare(interval, margin, critical)
     needed = None
     if outcome is Outcome.INCONCLUSIVE:
@@ -123,16 +134,21 @@ def judge_paired(
         n=n,
         n_unit=n_unit,
         margin=margin,
-        method=f"{interval.method}, each bound {1 - alpha:.1%}",
+        method=f"{interval.method}{'' if counted is None else ' over sums'}, each bound {1 - alpha:.1%}",
         needed=needed,
     )
 
 
 def harm_interval(
-    values: NDArray[np.float64], *, margin: float, alpha: float = 0.05, tuned_at: int = BLOCKS_TUNED_AT
+    values: NDArray[np.float64],
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    tuned_at: int = BLOCKS_TUNED_AT,
+    counted: float | None = None,
 ) -> tuple[Interval, float]:
     """The sequence's interval over block harms, each bound with 1 − alpha, and the spread it used."""
-    spread = max(float(np.std(values, ddof=1)), SPREAD_FLOOR * margin)
+    spread = max(float(np.std(values, ddof=1)), SPREAD_FLOOR * margin, spread_floor(margin, counted))
     mean = float(np.mean(values))
     return student_interval(int(values.size), mean, spread, alpha=alpha, sides=1, tuned_at=tuned_at), spread
 
@@ -144,6 +160,17 @@ class BlockEvidence:
     harm: float  # candidate minus stable, above 0 is worse, in the metric's own unit
     n: int  # labelled requests behind it
     spread: float | None  # sample sd of the single requests' harms; None where the metric is no mean of requests
+    sums: Sums | None = None  # of a sum over a sum; None in blocks kept before sums were
+
+
+def share_of_alpha(alpha: float, *, metrics: int, parts: int) -> float:
+    """What each bound of one metric in one part may be wrong with, where a step judges `metrics` in `parts` each.
+
+    `parts` are all requests and each slice. Alpha is for the whole step, so they share it (Bonferroni).
+    """
+    if metrics < 1 or parts < 1:
+        raise ValueError(f"alpha is shared by at least one metric and one part, got {metrics} and {parts}")
+    return alpha / (metrics * parts)
 
 
 def judge_evidence(
@@ -154,21 +181,24 @@ def judge_evidence(
     unit: EvidenceUnit = EvidenceUnit.BLOCK,
     blocks_min: int = BLOCKS_MIN,
     rows_min: int = ROWS_MIN,
+    harm_range: tuple[float, float] | None = None,
     alpha: float = 0.05,
     n_unit: NUnit = "days",
     critical: bool = True,
 ) -> Verdict:
     """Judge what was measured in pairs or in a split; the two are stored alike and judged alike.
 
-    Unit *block*: the student sequence over block harms (`judge_paired`). Unit *row*: the asymptotic sequence over all
-    requests, from the blocks' running sums; inconclusive below `rows_min` requests, and an error where the metric is no
-    mean of requests or where the blocks spread wider than independent requests could. `alpha` is as in `judge_paired`;
-    with k slices or k critical metrics pass alpha / k.
+    Unit *block*: the student sequence over block harms (`judge_paired`); of a sum over a sum over what each block adds to
+    the ratio of all sums, if every block has its sums. Unit *row*: a sequence over all requests, from the blocks' running
+    sums; inconclusive below `rows_min` requests, and an error where the metric is no mean of requests or where the blocks
+    spread wider than independent requests could. From `ROWS_MIN` requests on it is the asymptotic one. Where `rows_min` is
+    smaller, fewer are judged by the one for values in `harm_range` (of one request's harm), each of the two with half of
+    alpha; without a range that is an error. `alpha` is as in `judge_paired`; with k slices or k critical metrics pass
+    alpha / k (`share_of_alpha`).
     """
     if unit is EvidenceUnit.BLOCK:
-        harms = [block.harm for block in blocks]
-        return judge_paired(
-            harms, margin=margin, metric=metric, blocks_min=blocks_min, alpha=alpha, n_unit=n_unit, critical=critical
+        return _judge_blocks(
+            blocks, margin=margin, metric=metric, blocks_min=blocks_min, alpha=alpha, n_unit=n_unit, critical=critical
         )
     if margin < 0 or not math.isfinite(margin):
         raise ValueError(f"margin must be finite and not negative, got {margin}")
@@ -177,13 +207,51 @@ def judge_evidence(
         metric=metric,
         margin=margin,
         rows_min=max(rows_min, 2),
+        harm_range=harm_range,
         alpha=alpha,
         critical=critical,
     )
 
 
+def _judge_blocks(
+    blocks: Sequence[BlockEvidence],
+    *,
+    metric: str,
+    margin: float,
+    blocks_min: int,
+    alpha: float,
+    n_unit: NUnit,
+    critical: bool,
+) -> Verdict:
+    harms = judged_harms(metric, [block.harm for block in blocks], [block.sums for block in blocks])
+    verdict = judge_paired(
+        harms.values,
+        margin=margin,
+        metric=metric,
+        blocks_min=blocks_min,
+        alpha=alpha,
+        n_unit=n_unit,
+        critical=critical,
+        counted=harms.counted,
+    )
+    told = blocks_told([block.sums for block in blocks if block.sums is not None])
+    if harms.counted is None or told >= blocks_min or verdict.outcome is Outcome.ERROR:
+        return verdict
+    because = f"{metric}: one version has something to divide by in {told} {n_unit} only, need at least {blocks_min}"
+    return replace(
+        verdict, outcome=Outcome.INCONCLUSIVE, because=because, n=told, lower=None, upper=None, needed=blocks_min - told
+    )
+
+
 def _judge_rows(
-    blocks: Sequence[BlockEvidence], *, metric: str, margin: float, rows_min: int, alpha: float, critical: bool
+    blocks: Sequence[BlockEvidence],
+    *,
+    metric: str,
+    margin: float,
+    rows_min: int,
+    harm_range: tuple[float, float] | None,
+    alpha: float,
+    critical: bool,
 ) -> Verdict:
     n = sum(block.n for block in blocks)
 
@@ -206,33 +274,67 @@ def _judge_rows(
             f"blocks spread as if one in {effect:.0f} requests were evidence: they are not independent; judge by blocks"
         )
         return verdict(Outcome.ERROR, because, mean=mean)
-    lower, upper = (
-        float(bound)
-        for bound in row_bounds(n, mean, spread, metric=metric, margin=margin, alpha=alpha, rows_min=rows_min)
-    )
-    interval = Interval(
-        estimate=mean, lower=lower, upper=upper, n=n, alpha=alpha, method="asymptotic mixture sequence over requests"
-    )
+    if n < ROWS_MIN and harm_range is None:
+        because = (
+            f"{n} requests, and below {ROWS_MIN} nothing is known of the spread of values without a known range; leave "
+            "rowsMin out, or use unit block"
+        )
+        return verdict(Outcome.ERROR, because, mean=mean)
+    # Where fewer requests may decide there are two sequences, one after the other: they share alpha.
+    spent = alpha / 2.0 if rows_min < ROWS_MIN else alpha
+    if n < ROWS_MIN and harm_range is not None:
+        low, high = harm_range
+        interval = bounded_interval(n, mean, spread, low=low, high=high, alpha=spent, sides=1)
+    else:
+        lower, upper = row_bounds(n, mean, spread, metric=metric, margin=margin, alpha=spent)
+        interval = Interval(
+            estimate=mean,
+            lower=float(lower),
+            upper=float(upper),
+            n=n,
+            alpha=spent,
+            method="asymptotic mixture sequence",
+        )
     outcome, finding = _compare(interval, margin, critical)
     needed = None
     if outcome is Outcome.INCONCLUSIVE:
-        believed = float(_believed(spread, metric, margin))
-        total = needed_n(
-            abs(mean - margin), believed, alpha=alpha, sides=1, tuned_at=ROWS_TUNED_AT, radii=asymptotic_radii
-        )
+        total = _needed_rows(n, mean, spread, metric=metric, margin=margin, harm_range=harm_range, alpha=spent)
         needed = max(total - n, 1) if total is not None else None
     return Verdict(
         outcome=outcome,
         because=f"{metric}: harm {_shown(interval)}, {finding} the margin {margin:g}, {n} requests",
         metric=metric,
         estimate=mean,
-        lower=_finite(lower),
-        upper=_finite(upper),
+        lower=_finite(interval.lower),
+        upper=_finite(interval.upper),
         n=n,
         margin=margin,
-        method=f"{interval.method}, each bound {1 - alpha:.1%}",
+        method=f"{interval.method} over requests, each bound {1 - spent:.1%}",
         needed=needed,
     )
+
+
+def _needed_rows(
+    n: int,
+    mean: float,
+    spread: float,
+    *,
+    metric: str,
+    margin: float,
+    harm_range: tuple[float, float] | None,
+    alpha: float,
+) -> int | None:
+    """Requests in all until a decision, if what comes is like what was; None where it would be too many."""
+    if n < ROWS_MIN and harm_range is not None:
+        low, high = harm_range if mean < margin else (-harm_range[1], -harm_range[0])
+        sign = 1.0 if mean < margin else -1.0
+        counts = np.arange(n + 1, ROWS_MIN, FEW_STEP)
+        won = log_wealth_below(counts, sign * mean, spread, sign * margin, low=low, high=high) >= -math.log(alpha)
+        if won.any():
+            return int(counts[np.argmax(won)])
+    believed = float(_believed(spread, metric, margin))
+    total = needed_n(abs(mean - margin), believed, alpha=alpha, sides=1, tuned_at=ROWS_TUNED_AT, radii=asymptotic_radii)
+    return None if total is None else max(total, ROWS_MIN)
 
 
 def row_bounds(
@@ -243,15 +345,14 @@ def row_bounds(
     metric: str,
     margin: float,
     alpha: float = 0.05,
-    rows_min: int = ROWS_MIN,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper bound of harm over rows, at one look or (arrays of one shape) at many; each with 1 − alpha.
 
-    From running sums: how many requests, mean and sample standard deviation of their harms. Infinite below `rows_min`.
+    From running sums: how many requests, mean and sample standard deviation of their harms. Infinite below `ROWS_MIN`.
     """
     counts = np.asarray(n)
     radius = asymptotic_radii(counts, alpha=alpha, sides=1) * _believed(np.asarray(sd), metric, margin)
-    radius = np.where(counts >= rows_min, radius, np.inf)
+    radius = np.where(counts >= ROWS_MIN, radius, np.inf)
     return np.asarray(mean) - radius, np.asarray(mean) + radius
 
 

@@ -7,7 +7,7 @@ Side effects are not moves: what should run and who should answer follows from t
 release goes on when that has been *seen* to be in effect.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 
 from steersman.decide.approving import Agreement, demanded_at_start, demanded_by, lacking
+from steersman.decide.causes import GATES_SAID, cause_of_gates, cause_of_undecided
 from steersman.decide.judging import SettlementAction, settle_inconclusive
 from steersman.decide.steps import GATES_STEP, promotes_past, step_name, steps_of, with_weight
 from steersman.domain import spec
 from steersman.domain.durations import format_duration
 from steersman.domain.events import Action
 from steersman.domain.release import Arm, Cause, Completion, Opened, Phase, Release, completed, moved
-from steersman.domain.verdicts import Doubt, Outcome, Verdict
+from steersman.domain.verdicts import Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +103,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A verdict of a move, kept with the release."""
+    """A verdict of a move, kept with the release. `applies` is False for a gate that had nothing to compare with."""
 
     kind: str
     name: str
     verdict: Verdict
+    applies: bool = True
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """As it stands with the release."""
+        return {**verdict_data(self.name, self.verdict), **({} if self.applies else {"applies": False})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,11 +225,15 @@ def _pending(facts: Facts) -> Move | None:
     if facts.gates is None:
         return None if facts.gates_declared else _approved_or_wait(facts)
     failed = [result for result in facts.gates if result.applies and result.verdict.outcome is not Outcome.SUCCESSFUL]
-    evidence = tuple(Evidence(kind="gate", name=result.gate, verdict=result.verdict) for result in facts.gates)
+    evidence = tuple(
+        Evidence(kind="gate", name=result.gate, verdict=result.verdict, applies=result.applies)
+        for result in facts.gates
+    )
     recorded = tuple(Evidence(kind="gate", name=result.gate, verdict=result.recorded) for result in facts.gates)
     if failed:
         because = "; ".join(f"{result.gate}: {result.recorded.because}" for result in failed)
-        said, cause = f"gate failed: {because}", _gates_cause([result.verdict.outcome for result in failed])
+        cause = cause_of_gates([result.verdict.outcome for result in failed])
+        said = f"{GATES_SAID[cause]}: {because}"
         move = degrade(release, Completion.ABORTED, now=facts.now, because=said, cause=cause)
         note = Note(action=Action.GATES_FAILED, because=because, data=_summaries(recorded))
         return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
@@ -234,13 +245,6 @@ def _pending(facts: Facts) -> Move | None:
         notes=(Note(action=Action.GATES_PASSED, because=because, data=_summaries(recorded)),),
         evidence=evidence,
     )
-
-
-def _gates_cause(outcomes: Collection[Outcome]) -> Cause:
-    """The gravest of what gates found that did not pass."""
-    if Outcome.FAILED in outcomes:
-        return Cause.GATE_FAILED
-    return Cause.GATE_UNMEASURED if Outcome.ERROR in outcomes else Cause.GATE_UNDECIDED
 
 
 def _approved_or_wait(facts: Facts) -> Move | None:
@@ -377,7 +381,7 @@ def _inconclusive(
     ]
     because = "; ".join(settlement.because for settlement in settled)
     note = Note(action=Action.ANALYSIS_CONCLUDED, because=because, data=_summaries(evidence))
-    actions, cause = {settlement.action for settlement in settled}, _undecided_cause(verdicts.values())
+    actions, cause = {settlement.action for settlement in settled}, cause_of_undecided(verdicts.values())
     if SettlementAction.ROLLBACK in actions:
         move = degrade(facts.release, failure(facts.release), now=facts.now, because=because, cause=cause)
     elif actions == {SettlementAction.PROMOTE}:
@@ -385,24 +389,6 @@ def _inconclusive(
     else:
         move = _pause(facts, because, cause=cause)
     return Move(release=move.release, notes=(note, *move.notes), evidence=evidence)
-
-
-def _undecided_cause(verdicts: Collection[Verdict | None]) -> Cause:
-    """What a person should mend or weigh first: a comparison that is none, then what was not measured, then harm."""
-    doubts = {verdict.doubt for verdict in verdicts if verdict is not None}
-    if Doubt.SPLIT in doubts:
-        return Cause.SPLIT_MISMATCH
-    if Doubt.LABELS in doubts:
-        return Cause.LABELS_LACKING
-    if any(verdict is None or not verdict.measured for verdict in verdicts):
-        return Cause.ANALYSIS_UNMEASURED
-    worse = any(verdict is not None and _surely_worse(verdict) for verdict in verdicts)
-    return Cause.ANALYSIS_FAILED if worse else Cause.ANALYSIS_UNDECIDED
-
-
-def _surely_worse(verdict: Verdict) -> bool:
-    """Beyond the margin for sure, which a metric that is not critical may be without failing the release."""
-    return verdict.lower is not None and verdict.margin is not None and verdict.lower > verdict.margin
 
 
 def _promote(facts: Facts) -> Move:

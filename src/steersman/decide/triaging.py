@@ -126,7 +126,9 @@ def judge_challenger(
             margin=margin,
             needed=blocks_min - n,
         )
-    interval, _ = harm_interval(np.asarray(regret.harms, dtype=np.float64), margin=margin, alpha=alpha)
+    interval, _ = harm_interval(
+        np.asarray(regret.harms, dtype=np.float64), margin=margin, alpha=alpha, counted=regret.counted
+    )
     behind = interval.lower > 0.0 and interval.estimate >= margin
     level = interval.upper < margin
     outcome = Outcome.FAILED if behind else Outcome.SUCCESSFUL if level else Outcome.INCONCLUSIVE
@@ -366,7 +368,9 @@ def judge_recovery(
             needed=days_min - n,
         )
         return Recovery(action=RecoveryAction.WAIT, verdict=waiting)
-    interval, _ = harm_interval(np.asarray(harms.harms, dtype=np.float64), margin=0.0, alpha=alpha)
+    interval, _ = harm_interval(
+        np.asarray(harms.harms, dtype=np.float64), margin=0.0, alpha=alpha, counted=harms.counted
+    )
     surely_worse, surely_better = interval.lower > 0.0, interval.upper < 0.0
     if surely_worse and n >= BLOCKS_MIN:
         action, outcome, finding = RecoveryAction.ESCALATE, Outcome.FAILED, "surely worse than the replaced version"

@@ -13,9 +13,12 @@ from datetime import timedelta
 from enum import StrEnum
 
 from steersman.domain.durations import format_duration
+from steersman.domain.metrics import HARM_RANGES
 from steersman.domain.spec import (
     DEFAULT_ENVIRONMENTS,
+    ROWS_MIN_DEFAULT,
     Analysis,
+    AnalysisMode,
     Approval,
     Bake,
     EnvironmentPolicy,
@@ -92,6 +95,8 @@ def _delivery(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Fi
     for index, step in enumerate(steps):
         if isinstance(step, Analysis):
             yield from _analysis(model, name, f"{path}.steps[{index}].analysis", step)
+        if isinstance(step, Analysis | Bake):
+            yield from _few_rows(name, f"{path}.steps[{index}]", step)
     analyses = [step for step in steps if isinstance(step, Analysis)]
     if analyses and not any(step.critical for step in analyses):
         message = "no analysis is critical: a candidate that fails them all is not rolled back; set critical: true"
@@ -129,6 +134,21 @@ def _analysis(model: Model, name: str, path: str, step: Analysis) -> Iterator[Fi
             "groundTruth.horizon is beyond maxDuration: no label can arrive in time, so it can only be inconclusive"
         )
         yield Finding(environment=name, path=path, level=Level.ERROR, message=message)
+
+
+def _few_rows(name: str, path: str, step: Analysis | Bake) -> Iterator[Finding]:
+    """Fewer requests than the asymptotic sequence needs can be judged of some metrics only."""
+    if step.rows_min is None or step.rows_min >= ROWS_MIN_DEFAULT:
+        return
+    split = isinstance(step, Analysis) and step.mode is AnalysisMode.SPLIT
+    refused = [metric for metric in step.metrics if split or metric not in HARM_RANGES]
+    if refused:
+        because = "in a split they are weighted" if split else "a single request's harm has no known range"
+        message = (
+            f"rowsMin {step.rows_min}: {', '.join(refused)} cannot be judged by fewer than {ROWS_MIN_DEFAULT} requests "
+            f"({because}), and is an error until there are as many; leave rowsMin out"
+        )
+        yield Finding(environment=name, path=path, level=Level.WARNING, message=message)
 
 
 def _rollback(model: Model, name: str, policy: EnvironmentPolicy) -> Iterator[Finding]:

@@ -56,6 +56,15 @@ PAIRS_ONLY = frozenset({"agreement", "score_shift"})
 MEANS = frozenset({"log_loss", "brier", "accuracy", "mae", *QUANTILES, "agreement", "score_shift", "error_rate"})
 """Metrics that are means of rows. Only of these (and of declared ones) a single row is evidence, or a weighted one."""
 
+HARM_RANGES: dict[str, tuple[float, float]] = {
+    "accuracy": (-1.0, 1.0),
+    "brier": (-1.0, 1.0),
+    "agreement": (0.0, 1.0),
+    "error_rate": (-1.0, 1.0),
+}
+"""Where the harm of one request lies that both versions answered, of means that have a range. Of these fewer than 500
+requests can be judged; in a split, where requests are weighted, of none."""
+
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$(?!\n)"
 """How a declared metric may be called."""
 
@@ -119,7 +128,7 @@ def known(declared: Mapping[str, Direction]) -> dict[str, Direction]:
 
 
 def is_mean(metric: str) -> bool:
-    """Whether the metric is a mean of rows; a declared one always is."""
+    """Whether the metric is a mean of rows; one declared by an expression always is."""
     return metric in MEANS or metric not in {**METRICS, **COMPARISONS}
 
 

@@ -108,6 +108,9 @@ COMPLETIONS: dict[Completion, tuple[frozenset[Phase], str]] = {
     ),
 }
 
+NOT_MADE = (Completion.ABORTED, Completion.ROLLED_BACK)
+"""How a release ends that somebody should look at; a superseded one was meant to."""
+
 if set(PHASES) != set(Phase) or set(TRANSITIONS) != set(Phase) or set(COMPLETIONS) != set(Completion):
     raise ImportError("a phase or completion has no row in the tables of steersman.domain.release")
 

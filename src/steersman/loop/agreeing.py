@@ -143,6 +143,13 @@ def waive(
     return waiver
 
 
+def waivable(policy: spec.EnvironmentPolicy) -> dict[str, str]:
+    """What one version may be let past in an environment, under the name `skip` takes, in words."""
+    before = {} if policy.after is None else {policy.after: f"the environment {policy.after}"}
+    steps = enumerate(policy.strategy.steps)
+    return before | {str(i): step_name(step) for i, step in steps if isinstance(step, spec.Analysis | spec.Pause)}
+
+
 def _skipped(model: spec.Model, environment: str, skip: str) -> tuple[int | None, str]:
     """The step's number and words, or None and the environment."""
     policy = model.spec.environments.get(environment)
@@ -151,11 +158,10 @@ def _skipped(model: spec.Model, environment: str, skip: str) -> tuple[int | None
         raise BadRequest(f"model {model.metadata.name} declares no environment {environment!r}; it declares {declared}")
     if policy.after is not None and skip == policy.after:
         return None, f"the environment {skip}"
-    steps = policy.strategy.steps
-    may = [index for index, step in enumerate(steps) if isinstance(step, spec.Analysis | spec.Pause)]
-    if skip.isdigit() and len(skip) < 4 and int(skip) in may:
-        return int(skip), step_name(steps[int(skip)])
-    offered = [*([policy.after] if policy.after else []), *(f"{i} ({step_name(steps[i])})" for i in may)]
+    may = waivable(policy)
+    if skip in may:
+        return int(skip), may[skip]
+    offered = [name if name == policy.after else f"{name} ({what})" for name, what in may.items()]
     raise BadRequest(
         f"{skip[:60]!r} is nothing that can be waived in {environment}: it has {', '.join(offered) or 'nothing'}",
         next_step="Approvals, gates and guardrails are not waived: approve, or change the document.",

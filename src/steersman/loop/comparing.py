@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersman.domain.metrics import LATENCIES, METRICS, Direction, is_mean
-from steersman.ports import Answers, PairedRows, SplitRows
+from steersman.ports import Answers, Measure, PairedRows, SplitRows
 from steersman.stats import contrasts
 from steersman.stats.contrasts import Contrast
 
 SLICES_MAX = 50
 """Most values of one column that are judged by themselves, the most frequent of a block: a column of ids is no segment."""
+
+BECAUSE_MAX = 300
+"""Longest text kept of what an installed metric raised."""
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -41,15 +44,22 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One slice of a block (`""`: all requests). A metric that could not be measured in it is not among the contrasts."""
+    """One slice of a block (`""`: all requests). A metric that could not be measured in it is not among the contrasts;
+    `raised` says what an installed one raised there."""
 
     slice: str
     counts: Counts
     contrasts: Mapping[str, Contrast]
+    raised: Mapping[str, str]
 
 
-def compare_pairs(rows: PairedRows, metrics: Sequence[str], directions: Mapping[str, Direction]) -> Sequence[Compared]:
-    """Both versions on the same requests; `directions` are those of declared metrics."""
+def compare_pairs(
+    rows: PairedRows,
+    metrics: Sequence[str],
+    directions: Mapping[str, Direction],
+    installed: Mapping[str, Measure] = {},
+) -> Sequence[Compared]:
+    """Both versions on the same requests; `directions` are those of declared metrics, `installed` those of entry points."""
     compared = []
     for name, kept in _parts(rows.slices, len(rows.events)):
         labels = _array(rows.labels)[kept]
@@ -62,12 +72,25 @@ def compare_pairs(rows: PairedRows, metrics: Sequence[str], directions: Mapping[
             labelled_compared=int(np.count_nonzero(known & ~np.isnan(ours.scores))),
             digest=_digest(rows.events, kept, theirs.scores, ours.scores, labels),
         )
-        found = {metric: _in_pairs(metric, ours, theirs, labels, directions) for metric in metrics}
-        compared.append(Compared(slice=name, counts=counts, contrasts=_measured(found)))
+        found = {m: _in_pairs(m, ours, theirs, labels, directions) for m in metrics if m not in installed}
+        raised = {}
+        for metric, measure in installed.items():
+            try:
+                found[metric] = contrasts.value_in_pairs(
+                    metric, measure, ours.scores, theirs.scores, labels, direction=directions[metric]
+                )
+            except Exception as error:  # whatever others' code raises is a verdict, and not the loop's end
+                raised[metric] = _said(error)
+        compared.append(Compared(slice=name, counts=counts, contrasts=_measured(found), raised=raised))
     return compared
 
 
-def compare_split(rows: SplitRows, metrics: Sequence[str], directions: Mapping[str, Direction]) -> Sequence[Compared]:
+def compare_split(
+    rows: SplitRows,
+    metrics: Sequence[str],
+    directions: Mapping[str, Direction],
+    installed: Mapping[str, Measure] = {},
+) -> Sequence[Compared]:
     """Each version on the requests it was drawn for."""
     compared = []
     units = np.asarray(rows.units, dtype=object).astype(str)
@@ -91,8 +114,22 @@ def compare_split(rows: SplitRows, metrics: Sequence[str], directions: Mapping[s
             share=round(float(np.mean(drawn.probability[first])), 9) if first.size else 0.0,
             digest=_digest(rows.events, kept, drawn.answers.scores, drawn.candidate, drawn.probability, drawn.labels),
         )
-        found = {metric: _in_split(metric, drawn, directions) for metric in metrics}
-        compared.append(Compared(slice=name, counts=counts, contrasts=_measured(found)))
+        found = {metric: _in_split(metric, drawn, directions) for metric in metrics if metric not in installed}
+        raised = {}
+        for metric, measure in installed.items():
+            try:
+                found[metric] = contrasts.value_in_split(
+                    metric,
+                    measure,
+                    drawn.answers.scores,
+                    drawn.labels,
+                    candidate=drawn.candidate,
+                    probability=drawn.probability,
+                    direction=directions[metric],
+                )
+            except Exception as error:  # as above
+                raised[metric] = _said(error)
+        compared.append(Compared(slice=name, counts=counts, contrasts=_measured(found), raised=raised))
     return compared
 
 
@@ -189,6 +226,10 @@ def _array(values: Any) -> Floats:
 
 def _measured(found: Mapping[str, Contrast | None]) -> dict[str, Contrast]:
     return {metric: contrast for metric, contrast in found.items() if contrast is not None}
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:BECAUSE_MAX]
 
 
 def _digest(events: Sequence[str], kept: Mask, *columns: NDArray[Any]) -> str:

@@ -11,6 +11,7 @@ from steersman.domain.linting import Finding as LintFinding
 from steersman.domain.linting import Level, lint
 from steersman.loop.withdrawing import withdraw_outdated
 from steersman.loop.world import World, environment_of
+from steersman.ports import MetricError
 from steersman.store.records import StoredDocument
 from steersman.store.transaction import Transaction
 
@@ -31,6 +32,7 @@ class Declaring:
             self._refuse_unknown_registry(document)
             self._refuse_unknown_channels(document)
             self._refuse_unreadable_metrics(document)
+            self._refuse_unknown_entry_points(document)
             parsed.append(document)
         results = []
         with self._world.store.write() as tx:
@@ -89,10 +91,35 @@ class Declaring:
         problems = [
             Problem(path=f"spec.metrics[{index}]", message=f"expression: {because}")
             for index, metric in enumerate(declared)
-            if (because := self._world.log.refuse_measure(metric.expression)) is not None
+            if metric.expression is not None
+            and (because := self._world.log.refuse_measure(metric.expression)) is not None
         ]
         if problems:
             raise BadDocument(problems, next_step="Write it as SQL over one row: score, label and input columns.")
+
+    def _refuse_unknown_entry_points(self, document: spec.Document) -> None:
+        declared = document.spec.metrics if isinstance(document, spec.Model) else ()
+        problems = [
+            Problem(path=f"spec.metrics[{index}]", message=f"entryPoint: {because}")
+            for index, metric in enumerate(declared)
+            if metric.entry_point is not None and (because := self._why_not_installed(metric.entry_point)) is not None
+        ]
+        if problems:
+            raise BadDocument(
+                problems,
+                next_step="Install the distribution that offers it in the group 'steersman.metrics' where the control "
+                "server runs, and start that again.",
+            )
+
+    def _why_not_installed(self, name: str) -> str | None:
+        metrics = self._world.metrics
+        if name not in metrics:
+            return f"no metric {name!r} is installed here; it has: {', '.join(sorted(metrics)) or 'none'}"
+        try:
+            metrics[name].load()
+        except MetricError as error:
+            return str(error)
+        return None
 
     def _apply_one(
         self, tx: Transaction, document: spec.Document, findings: Sequence[LintFinding], *, actor: str, dry_run: bool

@@ -18,8 +18,10 @@ from steersman.domain.metrics import LATENCIES
 from steersman.domain.release import Release
 from steersman.loop.comparing import Compared, compare_pairs, compare_split
 from steersman.loop.world import World
+from steersman.ports import Measure, MetricError
 from steersman.stats.performance import BlockDifferences
-from steersman.store.records import Cohort, PairBlock
+from steersman.stats.ratios import Sums, judged_harms
+from steersman.store.records import Cohort, PairBlock, Unmeasured
 from steersman.store.transaction import Transaction
 
 BLOCKS_PER_LOOK_MAX = 400
@@ -146,8 +148,18 @@ def _keep(tx: Transaction, pairing: Pairing, start: datetime, found: Sequence[Co
                     spread=contrast.spread,
                     n_reference=contrast.n_reference,
                     n_compared=contrast.n_candidate,
+                    numerator_reference=contrast.sums.numerator_reference if contrast.sums else None,
+                    denominator_reference=contrast.sums.denominator_reference if contrast.sums else None,
+                    numerator_compared=contrast.sums.numerator if contrast.sums else None,
+                    denominator_compared=contrast.sums.denominator if contrast.sums else None,
                 )
             )
+        for metric, because in one.raised.items():
+            failed = tx.evidence.unmeasured(**pair, metric=metric, since=start, mode=mode)
+            if not any(other.block == start and other.slice == one.slice for other in failed):
+                tx.evidence.add_unmeasured(
+                    Unmeasured(**pair, metric=metric, block=start, mode=mode, slice=one.slice, because=because)
+                )
 
 
 def _judge(world: World, pairing: Pairing, start: datetime, now: datetime) -> Sequence[Compared]:
@@ -156,27 +168,60 @@ def _judge(world: World, pairing: Pairing, start: datetime, now: datetime) -> Se
     named = [metric for metric in pairing.metrics if not (world.clock.replay and metric in LATENCIES)]
     declared = [one for one in pairing.declared if one.name in named]
     directions = {one.name: one.direction for one in declared}
-    measures = {one.name: one.expression for one in declared}
+    measures = {one.name: one.expression for one in declared if one.expression is not None}
+    installed = {one.name: _installed(world, one.entry_point) for one in declared if one.entry_point is not None}
     until = start + pairing.block
     if pairing.mode is spec.AnalysisMode.SPLIT:
         split = world.log.split(
             *place, since=start, until=until, as_of=now, reference=pairing.reference, compared=pairing.compared,
             drawn_since=pairing.since, slices=pairing.slices, measures=measures,
         )  # fmt: skip
-        return compare_split(split, named, directions)
+        return compare_split(split, named, directions, installed)
     pairs = world.log.paired(
         *place, since=start, until=until, as_of=now, reference=pairing.reference, compared=pairing.compared,
         slices=pairing.slices, measures=measures,
     )  # fmt: skip
-    return compare_pairs(pairs, named, directions)
+    return compare_pairs(pairs, named, directions, installed)
+
+
+def _installed(world: World, name: str) -> Measure:
+    """What an entry point offers. One that is gone, or fails to import, raises where it would measure."""
+    try:
+        if name not in world.metrics:
+            raise MetricError(f"no metric {name!r} is installed here any more")
+        return world.metrics[name].load()
+    except MetricError as error:
+        missing = error
+
+        def raises(_scores: object, _labels: object, /) -> float:
+            raise missing
+
+        return raises
+
+
+def sums_of(block: PairBlock) -> Sums | None:
+    """What a stored block adds to a ratio; None where its metric is none, or no sums were kept yet."""
+    if block.numerator_compared is None or block.denominator_compared is None:
+        return None
+    if block.numerator_reference is None or block.denominator_reference is None:
+        return None
+    return Sums(
+        numerator=block.numerator_compared,
+        denominator=block.denominator_compared,
+        numerator_reference=block.numerator_reference,
+        denominator_reference=block.denominator_reference,
+        share=(block.n_compared or 0) / block.n if block.mode == spec.AnalysisMode.SPLIT else None,
+    )
 
 
 def differences(metric: str, blocks: Sequence[PairBlock]) -> BlockDifferences:
     """Stored blocks in the shape the judging functions take."""
+    judged = judged_harms(metric, [block.harm for block in blocks], [sums_of(block) for block in blocks])
     return BlockDifferences(
         metric=metric,
         blocks=tuple(block.block.date().isoformat() for block in blocks),
-        harms=tuple(block.harm for block in blocks),
+        harms=judged.values,
+        counted=judged.counted,
         candidate=tuple(block.value_compared for block in blocks),
         reference=tuple(block.value_reference for block in blocks),
         rows=tuple(block.n for block in blocks),

@@ -11,9 +11,21 @@ from pathlib import Path
 from steersman.decide import gating, judging
 from steersman.domain import metrics
 from steersman.loop import comparing, observer
-from steersman.stats import contrasts, performance, sequences, splitting
+from steersman.stats import bounded, contrasts, performance, ratios, sequences, splitting
 
-_MODULES = (metrics, performance, contrasts, splitting, sequences, judging, gating, comparing, observer)
+_MODULES = (
+    metrics,
+    performance,
+    ratios,
+    contrasts,
+    splitting,
+    sequences,
+    bounded,
+    judging,
+    gating,
+    comparing,
+    observer,
+)
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def bring_along(
     waived = tuple(waived_step(waiver) for waiver in taken.values())
     if policy.after is None:
         return Brought(waived=waived, waivers=tuple(taken.values()))
-    proved = _proved_before(tx, version, policy.after)
+    proved = proved_before(tx, version, policy.after)
     if proved is not None:
         return Brought(proved=proved, waived=waived, waivers=tuple(taken.values()))
     passes = next((waiver for waiver in waivers if waiver.skips == policy.after), None)
@@ -67,7 +67,8 @@ def bring_along(
     return Brought(waived=waived, waivers=(passes, *taken.values()))
 
 
-def _proved_before(tx: Transaction, version: Version, before: str) -> Proof | None:
+def proved_before(tx: Transaction, version: Version, before: str) -> Proof | None:
+    """What the version's bytes proved in the environment `before`; None where they have not stood their bake there."""
     release = proof_of(tx.releases(version.workspace, version.model, before), version.digest)
     if release is None:
         return None

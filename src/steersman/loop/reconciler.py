@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from steersman.dataplane.configuration import RouterConfiguration, encode
-from steersman.decide.rolling_out import Facts, Move, awaited, compares_with_another, plan, verdict_data
+from steersman.decide.rolling_out import Facts, Move, awaited, compares_with_another, plan
 from steersman.decide.routing import desired_traffic, live
 from steersman.domain import spec
 from steersman.domain.events import Action, Event
@@ -335,7 +335,7 @@ class Reconciler:
                     kind=item.kind,
                     step=before.step,
                     at=now,
-                    body={**verdict_data(item.name, item.verdict), "name": item.name},
+                    body=item.kept,
                 )
             )
         for note in move.notes:

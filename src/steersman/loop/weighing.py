@@ -16,11 +16,12 @@ from steersman.decide.judging import (
     judge_evidence,
     judge_slices,
 )
+from steersman.decide.judging import share_of_alpha as shared
 from steersman.domain import spec
 from steersman.domain.measurable import needs_labels
-from steersman.domain.metrics import LATENCIES
+from steersman.domain.metrics import HARM_RANGES, LATENCIES
 from steersman.domain.verdicts import Doubt, NUnit, Outcome, Verdict
-from steersman.loop.observer import Pairing
+from steersman.loop.observer import Pairing, sums_of
 from steersman.loop.provenance import code_digest
 from steersman.stats.performance import BLOCK_ROWS_MIN
 from steersman.store.records import Cohort, PairBlock
@@ -129,6 +130,9 @@ def _harm(
     if missing:
         because = f"{metric}: slices of {', '.join(missing)} cannot be judged, the log has no such input column"
         return Verdict(outcome=Outcome.ERROR, because=because, metric=metric)
+    raised = _raised(tx, pairing, metric, slices)
+    if raised is not None:
+        return Verdict(outcome=Outcome.ERROR, because=f"{metric}: {raised}", metric=metric)
     blocks = blocks_of(tx, pairing, metric)
     ripe = sum(min(c.labelled_reference, c.labelled_compared) >= BLOCK_ROWS_MIN for c in whole)
     if not blocks and metric in LATENCIES and ripe:
@@ -141,6 +145,29 @@ def _harm(
     return judge_slices(parts, metric=metric) if slices else parts[""]
 
 
+def _raised(tx: Transaction, pairing: Pairing, metric: str, slices: Sequence[str]) -> str | None:
+    """What a metric of an installed distribution raised where it is judged; such a block is never measured again."""
+    if not any(one.name == metric and one.entry_point is not None for one in pairing.declared):
+        return None
+    found = tx.evidence.unmeasured(
+        pairing.workspace,
+        pairing.environment,
+        pairing.model,
+        reference=pairing.reference,
+        compared=pairing.compared,
+        metric=metric,
+        since=pairing.since,
+        mode=str(pairing.mode),
+    )
+    judged = [one for one in found if one.slice in ("", *slices)]
+    if not judged:
+        return None
+    first, blocks = judged[0], len({one.block for one in judged})
+    where = f" ({first.slice})" if first.slice else ""
+    times = "in one block" if blocks == 1 else f"in {blocks} blocks, first"
+    return f"it raised {times} {first.block.date().isoformat()}{where}: {first.because}"
+
+
 def by_slice(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analysis | spec.Bake) -> dict[str, Verdict]:
     """Harm over all requests ("") and in each slice that has rows enough, as `weigh` judges them."""
     slices, _ = _slices(pairing, metric, judged, cohorts_of(tx, pairing))
@@ -148,8 +175,8 @@ def by_slice(tx: Transaction, pairing: Pairing, metric: str, judged: spec.Analys
 
 
 def share_of_alpha(judged: spec.Analysis | spec.Bake, parts: int) -> float:
-    """What each bound may be wrong with: alpha is for the whole step, so metrics and their parts share it (Bonferroni)."""
-    return judged.alpha / (len(judged.metrics) * parts)
+    """What each bound of one metric in one of `parts` (all requests, and each slice) may be wrong with."""
+    return shared(judged.alpha, metrics=len(judged.metrics), parts=parts)
 
 
 def _parts(
@@ -186,7 +213,9 @@ def judge_blocks(
     metric: str, judged: spec.Analysis | spec.Bake, blocks: Sequence[PairBlock], *, margin: float, alpha: float
 ) -> Verdict:
     """Harm over some blocks, by the rule of the step that asks."""
-    evidence = [BlockEvidence(harm=block.harm, n=block.n, spread=block.spread) for block in blocks]
+    evidence = [BlockEvidence(harm=block.harm, n=block.n, spread=block.spread, sums=sums_of(block)) for block in blocks]
+    # Weighted requests of a split have no range that would help.
+    split = isinstance(judged, spec.Analysis) and judged.mode is spec.AnalysisMode.SPLIT
     n_unit: NUnit = "days" if judged.block.days == 1 else "blocks"
     return judge_evidence(
         evidence,
@@ -195,6 +224,7 @@ def judge_blocks(
         unit=judged.unit,
         blocks_min=judged.blocks_min,
         rows_min=judged.rows_min or spec.ROWS_MIN_DEFAULT,
+        harm_range=None if split else HARM_RANGES.get(metric),
         alpha=alpha,
         n_unit=n_unit,
     )

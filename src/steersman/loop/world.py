@@ -1,7 +1,7 @@
 """Everything the loops may touch, as ports, in one place; `server/wiring.py` fills it with plugins."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,17 @@ from steersman.domain import spec
 from steersman.domain.errors import NotFound
 from steersman.domain.linting import environment_spec
 from steersman.loop.clock import Clock
-from steersman.ports import Datasets, InferenceLog, Notifier, Registry, RouterControl, Scorer, Target, Trainer
+from steersman.ports import (
+    Datasets,
+    InferenceLog,
+    InstalledMetric,
+    Notifier,
+    Registry,
+    RouterControl,
+    Scorer,
+    Target,
+    Trainer,
+)
 from steersman.store.database import Store
 from steersman.store.records import StoredDocument
 from steersman.store.transaction import Transaction
@@ -22,7 +32,8 @@ from steersman.store.transaction import Transaction
 class World:
     """`code_models` are the `workspace/model` names this installation trusts to carry code (pickle, pyfunc).
     `document_root` is what relative paths in documents start from. `train_environment` adds to a job's environment
-    (the registry's address and a token for that model), by workspace and model."""
+    (the registry's address and a token for that model), by workspace and model. `metrics` are those of installed
+    distributions, by entry point."""
 
     store: Store
     clock: Clock
@@ -40,6 +51,7 @@ class World:
     code_models: frozenset[str] = frozenset()
     train_environment: Callable[[str, str], Mapping[str, str]] = lambda _workspace, _model: {}
     tokens: Callable[[], tuple[TokenHash, ...]] = tuple
+    metrics: Mapping[str, InstalledMetric] = field(default_factory=dict)
 
 
 def registry_of(world: World, model: spec.Model) -> Registry:

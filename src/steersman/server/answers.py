@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 
+from steersman.decide.explaining import WANTS_A_LOOK
 from steersman.decide.kpis import measure
 from steersman.decide.routing import in_progress, live, live_at, standing_of
 from steersman.decide.steps import step_name, steps_of
 from steersman.domain import spec
 from steersman.domain.errors import SteersmanError
 from steersman.domain.events import Action
-from steersman.domain.release import Completion, Phase, Release
+from steersman.domain.release import NOT_MADE, Phase, Release
 from steersman.ledger.entry import parse_entry
 from steersman.loop.checking import newest_check
 from steersman.loop.gathering import approvals_of
@@ -29,9 +30,6 @@ from steersman.store.ledger_log import LedgerRow
 from steersman.store.transaction import Transaction
 
 Json = dict[str, Any]
-
-NOT_MADE = (Completion.ABORTED, Completion.ROLLED_BACK)
-"""How a release ends that somebody should look at; a superseded one was meant to."""
 
 
 def plain(record: object) -> Any:
@@ -69,7 +67,9 @@ def sandbox(replicas: Sequence[RunningReplica]) -> Json:
 def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now: datetime) -> Json:
     """One model in a list: who owns it, what is live, what is on its way, and what a person should look at.
 
-    `look_at` is the release that waits for a person, or the newest one where it did not make it, with its standing."""
+    `look_at` is the release that waits for a person or wants a look, or the newest one where it did not make it, with its
+    standing; `under_way` are the others that are not over yet, with theirs, the one that goes on first before those queued
+    behind."""
     workspace, name = model.metadata.workspace, model.metadata.name
     releases = tx.releases(workspace, name)
     incidents = tx.incidents(workspace, name, open_only=True)
@@ -78,8 +78,10 @@ def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now:
         there = [r for r in releases if r.environment == environment]
         serving, coming = live(there), in_progress(there)
         stands = standing_of(there)
-        told = coming if coming is not None and coming.phase is Phase.PAUSED else None
-        if coming is None and there and there[-1].completion in NOT_MADE:
+        told = coming
+        if coming is not None and coming.phase is not Phase.PAUSED:
+            told = coming if standing(tx, documents, coming, now=now).reason in WANTS_A_LOOK else None
+        elif coming is None and there and there[-1].completion in NOT_MADE:
             told = there[-1]
         environments[environment] = {
             "desired": stands.desired.version if stands.desired else None,
@@ -95,6 +97,7 @@ def model_line(tx: Transaction, documents: Documents, model: spec.Model, *, now:
             "because": coming.because if coming else None,
             "open_incidents": sum(incident.environment == environment for incident in incidents),
             "look_at": None if told is None else _brief(tx, documents, told, now),
+            "under_way": [_brief(tx, documents, r, now) for r in there if r.completion is None and r != told],
         }
     return {
         "workspace": workspace,

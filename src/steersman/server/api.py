@@ -23,6 +23,7 @@ from starlette.routing import Route
 from steersman.domain.access import Access, Permission
 from steersman.domain.durations import parse_duration
 from steersman.domain.errors import BadRequest, NotFound
+from steersman.domain.numbers import number_within
 from steersman.domain.release import Phase, Release
 from steersman.ledger.proofs import verify_export, write_export
 from steersman.loop.clock import ReplayClock
@@ -457,13 +458,14 @@ class Api:
 
     async def ledger(self, request: Request) -> Response:
         query = request.query_params
-        start, limit = query.get("from", "0"), query.get("limit", "100")
-        if not (start.isdigit() and limit.isdigit()) or len(start) > 12 or not 1 <= int(limit) <= 10_000:
+        start = number_within(query.get("from", "0"), 0, 10**12)
+        limit = number_within(query.get("limit", "100"), 1, 10_000)
+        if start is None or limit is None:
             raise BadRequest("`from` is an index from 0 on, `limit` a number from 1 to 10000")
 
         def read() -> list[Any]:
             with self._store.read() as tx:
-                return [answers.ledger_entry(row) for row in tx.ledger.rows(int(start), int(limit))]
+                return [answers.ledger_entry(row) for row in tx.ledger.rows(start, limit)]
 
         return reply(await run_in_threadpool(read))
 

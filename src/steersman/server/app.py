@@ -1,5 +1,7 @@
 """The control server as one ASGI application: console, API, MLflow, behind one door."""
 
+from urllib.parse import quote
+
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +14,7 @@ from steersman.console.live import Changes
 from steersman.console.pages import FORMS, PAGES, STATIC, Console, Form, Page, Visit, login_page
 from steersman.domain.access import Permission, Secret
 from steersman.domain.errors import BadRequest, NotAuthenticated, NotFound
+from steersman.domain.numbers import number_within
 from steersman.loop.commands import Commands
 from steersman.plugins.identity.tokens import SESSION_LIFE, Identities, csrf_token
 from steersman.server.answers import unwalled
@@ -166,12 +169,23 @@ class _Pages:
             access.require(form.permission, incident.workspace)
             commands.accept_incident(incident.id, actor=actor, because=because)
             return f"/incidents/{incident.id}", "the incident was accepted"
+        workspace, model, environment = (
+            str(path["workspace"]),
+            str(path["model"]),
+            fields.get("environment", "production"),
+        )
+        if form.command == "waive":
+            number = number_within(fields.get("version", ""), 1, 10**9)
+            if number is None:
+                raise BadRequest("no version was chosen")
+            waiver = commands.waive(
+                workspace, model, number, environment, skip=fields.get("skip", ""), actor=actor, because=because
+            )
+            back = f"/models/{quote(workspace)}/{quote(model)}?environment={quote(environment)}"
+            return f"/releases/{waiver.used_by}" if waiver.used_by else back, f"{waiver.what} may be skipped once"
         if form.command != "rollback":
             raise BadRequest(f"unknown action {form.command}")
-        workspace, model = str(path["workspace"]), str(path["model"])
-        opened = commands.rollback(
-            workspace, model, fields.get("environment", "production"), actor=actor, because=because
-        )
+        opened = commands.rollback(workspace, model, environment, actor=actor, because=because)
         return f"/releases/{opened.id}", f"rollback to version {opened.version} was opened"
 
     # --- coming and going

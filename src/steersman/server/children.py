@@ -19,6 +19,7 @@ import msgspec
 import psutil
 
 from steersman.dataplane.handles import Handle
+from steersman.dataplane.sandbox import COMMITTER_ALLOCATOR
 
 STOP_S = 10.0
 """Wall seconds a process has to end by itself after SIGTERM."""
@@ -35,6 +36,8 @@ def environment_of(name: str, *, polars_threads: int | None = 1) -> dict[str, st
     prefixes = _PASSED_ON_TO.get(name, ())
     environment |= {key: value for key, value in os.environ.items() if key.upper().startswith(prefixes)}
     environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    if name == "committer":
+        environment |= COMMITTER_ALLOCATOR
     if polars_threads is not None:
         environment["POLARS_MAX_THREADS"] = str(polars_threads)
     return environment

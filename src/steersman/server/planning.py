@@ -22,6 +22,7 @@ from steersman.decide.forecasting import (
     expect,
     spread_behind,
     spread_between,
+    spread_in_split,
     spread_within,
 )
 from steersman.decide.freezing import frozen
@@ -33,9 +34,11 @@ from steersman.domain.measurable import needs_labels
 from steersman.domain.release import Release
 from steersman.domain.version import Version
 from steersman.loop.datasets import horizon
+from steersman.loop.proving import proved_before
+from steersman.loop.weighing import share_of_alpha
 from steersman.loop.world import Documents, environment_of
 from steersman.ports import RunningReplica
-from steersman.store.records import PairBlock
+from steersman.store.records import Cohort, PairBlock
 from steersman.store.transaction import Transaction
 
 Json = dict[str, Any]
@@ -82,6 +85,7 @@ def plan(
         "replaces": serving.version if serving else None,
         "waits_for_release": coming.number if coming else None,
         "frozen": frozen(policy, environment_of(tx, workspace, environment), now),
+        "after": _after(tx, policy, known, environment, now),
         "changes": _changes(tx, documents, model, serving, known),
         "gates": [_gate(gate) for gate in model.spec.gates],
         "steps": [step_name(step) for step in policy.strategy.steps],
@@ -94,6 +98,30 @@ def plan(
         "first": serving is None,
         "duration": _durations(policy, expected, horizon(model)) if serving is not None else None,
         "rollback": _rollback(model, environment, serving, replicas),
+    }
+
+
+def _after(
+    tx: Transaction, policy: spec.EnvironmentPolicy, version: Version | None, environment: str, now: datetime
+) -> Json | None:
+    """The environment a version must have stood its bake in before, by which release it did, and who waived that; None
+    where there is none before."""
+    if policy.after is None:
+        return None
+    proof = None if version is None else proved_before(tx, version, policy.after)
+    waivers = [] if version is None else tx.agreements.waivers(version.workspace, version.model)
+    waived = [
+        w.actor
+        for w in waivers
+        if version is not None
+        and w.skips == policy.after
+        and w.usable(digest=version.digest, environment=environment, now=now)
+    ]
+    return {
+        "environment": policy.after,
+        "proved_by": None if proof is None else proof.number,
+        "verified_at": None if proof is None else _plain(proof.verified_at),
+        "waived_by": waived[0] if waived else None,
     }
 
 
@@ -197,30 +225,36 @@ def _expected(
     environment: str,
 ) -> list[Expected]:
     workspace, name = model.metadata.workspace, model.metadata.name
-    copied, found = 1.0, []
+    copied, weight, found = 1.0, 0.0, []
     for step in policy.strategy.steps:
         if isinstance(step, spec.Mirror):
             copied = step.percent / 100
+        if isinstance(step, spec.SetWeight):
+            weight = step.weight_pct / 100
         if not isinstance(step, spec.Analysis | spec.Bake):
             continue
-        bakes = isinstance(step, spec.Bake)
+        split = isinstance(step, spec.Analysis) and step.mode is spec.AnalysisMode.SPLIT
+        parts = 1 + _slices_seen(tx, releases, step, split=split)
         for metric in step.metrics:
             asked = Asked(
                 step=step_name(step),
                 metric=metric,
                 margin=step.margin,
-                alpha=step.alpha,
+                alpha=share_of_alpha(step, parts),
+                parts=parts,
                 unit=step.unit,
                 block=step.block,
                 blocks_min=step.blocks_min,
                 rows_min=step.rows_min or spec.ROWS_MIN_DEFAULT,
                 lasts=step.duration if isinstance(step, spec.Bake) else step.duration_max,
                 needs_labels=needs_labels(metric, model.spec.metrics),
-                copied=1.0 if bakes else copied,
+                copied=1.0 if split or isinstance(step, spec.Bake) else copied,
             )
-            spread = _spread(tx, model, releases, step, metric)
-            if isinstance(step, spec.Analysis) and step.mode is spec.AnalysisMode.SPLIT:
-                spread = "it is judged on a split, whose spread depends on the weights of the steps before it"
+            spread = (
+                _spread_in_split(tx, releases, step, metric, weight)
+                if split
+                else _spread(tx, model, releases, step, metric)
+            )
             traffic = _traffic(tx, workspace, environment, name, step.block)
             found.append(expect(asked, traffic=traffic, spread=spread, horizon=horizon(model)))
     return found
@@ -241,7 +275,59 @@ def _spread(
     return between or _gate_spread(tx, model, releases, metric) or "no comparison in this metric has been measured yet"
 
 
-def _blocks(tx: Transaction, release: Release, metric: str) -> list[PairBlock]:
+def _spread_in_split(
+    tx: Transaction, releases: Sequence[Release], step: spec.Analysis | spec.Bake, metric: str, weight: float
+) -> Spread | str:
+    """From the splits of releases before, at whatever weight; else why it is not known."""
+    if not 0.0 < weight < 1.0:
+        return "it is judged on a split, and no step before it gives the candidate a share below 100 %"
+    told = []
+    for release in releases:
+        if release.previous is None:
+            continue
+        shares = {cohort.block: cohort.share for cohort in _cohorts(tx, release, "split") if not cohort.slice}
+        blocks = [(b, shares.get(b.block, 0.0)) for b in _blocks(tx, release, metric, mode="split")]
+        if blocks := [(block, share) for block, share in blocks if 0.0 < share < 1.0]:
+            told.append((release, blocks))
+    told = told[-COMPARISONS_LOOKED_AT:]
+    source = "split blocks of release " + ", ".join(str(release.number) for release, _ in told)
+    if step.unit is spec.EvidenceUnit.ROW:
+        single = [
+            (block.spread * math.sqrt(share * (1.0 - share) / (weight * (1.0 - weight))), block.n)
+            for _, blocks in told
+            for block, share in blocks
+            if block.spread is not None
+        ]
+        return spread_within(single, source=source) or "no split in this metric has kept the spread of requests yet"
+    groups = [[(block.harm, share) for block, share in blocks] for _, blocks in told]
+    return spread_in_split(groups, weight=weight, source=source) or "no split in this metric has been measured yet"
+
+
+def _slices_seen(tx: Transaction, releases: Sequence[Release], step: spec.Analysis | spec.Bake, *, split: bool) -> int:
+    """How many values the step's slices had in the newest comparison that had any; before one, they are not counted."""
+    for release in reversed(releases) if step.slices else ():
+        if release.previous is None:
+            continue
+        names = {c.slice for c in _cohorts(tx, release, "split" if split else "paired")}
+        if seen := sum(name.partition("=")[0] in step.slices for name in names):
+            return seen
+    return 0
+
+
+def _cohorts(tx: Transaction, release: Release, mode: str) -> list[Cohort]:
+    assert release.previous is not None
+    return tx.evidence.cohorts(
+        release.workspace,
+        release.environment,
+        release.model,
+        reference=release.previous.digest,
+        compared=release.digest,
+        since=release.opened_at,
+        mode=mode,
+    )
+
+
+def _blocks(tx: Transaction, release: Release, metric: str, *, mode: str = "paired") -> list[PairBlock]:
     assert release.previous is not None
     return tx.evidence.pair_blocks(
         release.workspace,
@@ -251,6 +337,7 @@ def _blocks(tx: Transaction, release: Release, metric: str) -> list[PairBlock]:
         compared=release.digest,
         metric=metric,
         since=release.opened_at,
+        mode=mode,
     )
 
 

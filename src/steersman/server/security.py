@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from steersman.console.pages import error_page
 from steersman.domain.access import EVERY_WORKSPACE, Access, Permission, Secret, redacted
 from steersman.domain.errors import BadRequest, LimitReached, NotAllowed, NotAuthenticated, SteersmanError
+from steersman.domain.numbers import number_within
 from steersman.plugins.identity.tokens import csrf_matches
 
 logger = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ def _bounded(scope: Scope, receive: Receive, bytes_max: int) -> Receive:
         nonlocal received, complete
         if complete:
             return await receive()
-        if not declared.isdigit() or int(declared[:20]) > bytes_max:
+        if number_within(declared, 0, bytes_max) is None:
             raise refused
         try:
             message = await asyncio.wait_for(receive(), BODY_SECONDS_MAX)

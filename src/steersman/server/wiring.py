@@ -21,6 +21,7 @@ from steersman.loop.commands import Commands
 from steersman.loop.control import Control
 from steersman.loop.world import Documents, World
 from steersman.plugins.identity.tokens import Identities
+from steersman.plugins.metrics.entry_points import installed_metrics
 from steersman.plugins.notifiers.outbox import Outbox
 from steersman.plugins.notifiers.webhook import Webhook
 from steersman.plugins.registries.directory import DirectoryRegistry
@@ -98,6 +99,7 @@ def assemble(state: Path, installation: Installation, mlflow: EmbeddedMlflow | N
         code_models=frozenset(installation.code_models),
         train_environment=trainer_tokens.environment,
         tokens=RouterTokens(store).hashes,
+        metrics=installed_metrics(),
     )
     # One control server to a state directory: the next one takes its predecessor's operations over at once, instead of
     # waiting for leases of a process that is gone; a result of the old one is refused by its epoch.

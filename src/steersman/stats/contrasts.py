@@ -5,11 +5,14 @@ single rows' differences, whose spread is kept. In a split each request met one 
 logged; a mean is then compared by inverse-probability weights around a baseline (augmented inverse-probability weighting,
 Robins, Rotnitzky & Zhao 1994), so that neither a drifting base rate nor a ramp of weights makes a difference of nothing:
 5, 25 and 50 % pooled without weights roll back 98 % of identical candidates in simulation. What is no mean of rows has no
-weighted form: the two arms' own values are compared, within blocks of one constant weight.
+weighted form: the two arms' own values are compared, within blocks of one constant weight. Of a sum over a sum the sums are
+kept as well, so that many blocks are compared by the sums of all of them.
 
 All functions take arrays and leave rows with NaN out; None says that too little was there.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersman.domain.metrics import Direction, harm
-from steersman.stats.performance import BLOCK_ROWS_MIN, THRESHOLD, Metric, metric_named
+from steersman.stats.performance import BLOCK_ROWS_MIN, THRESHOLD, Metric, metric_named, sums_of
+from steersman.stats.ratios import Sums
 from steersman.stats.splitting import aipw_scores, design_spread
 
 Floats = NDArray[np.float64]
@@ -32,7 +36,7 @@ class Contrast:
     """Harm of a candidate against a reference in one block, above zero is worse, in the metric's own unit.
 
     `n` are the pieces the block is made of (requests, or drawn units), `spread` the sample standard deviation of their
-    single harms, None where the metric is no mean of them.
+    single harms, None where the metric is no mean of them; `sums` what the block adds where it is a sum over a sum.
     """
 
     harm: float
@@ -42,6 +46,7 @@ class Contrast:
     n_reference: int
     n_candidate: int
     spread: float | None = None
+    sums: Sums | None = None
 
 
 def means_in_pairs(
@@ -83,7 +88,71 @@ def performance_in_pairs(
         return means_in_pairs(metric, chosen.rows(candidate, labels), chosen.rows(reference, labels), rows_min=rows_min)
     n = int(labels.size)
     of_candidate, of_reference = chosen.of(candidate, labels), chosen.of(reference, labels)
-    return _plain(metric, of_candidate, of_reference, n_candidate=n, n_reference=n, n=n)
+    sums = sums_of(chosen, candidate, reference, labels)
+    if sums is not None and not sums.tells:
+        return None
+    return _plain(metric, of_candidate, of_reference, n_candidate=n, n_reference=n, n=n, sums=sums)
+
+
+def value_in_pairs(
+    metric: str,
+    of: Callable[[Floats, Floats], float],
+    candidate: Floats,
+    reference: Floats,
+    labels: Floats,
+    *,
+    direction: Direction,
+    rows_min: int = BLOCK_ROWS_MIN,
+) -> Contrast | None:
+    """A metric given as a function of scores and labels, both versions scored on the same rows; raises what it raises.
+
+    None also where it is undefined (NaN). Raises ValueError on an infinite value.
+    """
+    kept = ~np.isnan(candidate) & ~np.isnan(reference) & ~np.isnan(labels)
+    n = int(np.count_nonzero(kept))
+    if n < rows_min:
+        return None
+    truth = labels[kept]
+    ours, theirs = (_value(of, scores[kept], truth) for scores in (candidate, reference))
+    if math.isnan(ours) or math.isnan(theirs):
+        return None
+    return _plain(metric, ours, theirs, n_candidate=n, n_reference=n, n=n, direction=direction)
+
+
+def value_in_split(
+    metric: str,
+    of: Callable[[Floats, Floats], float],
+    scores: Floats,
+    labels: Floats,
+    *,
+    candidate: Mask,
+    probability: Floats,
+    direction: Direction,
+    rows_min: int = BLOCK_ROWS_MIN,
+) -> Contrast | None:
+    """Likewise, each version on its own share of the block; None where the weight changed within it."""
+    kept = ~np.isnan(scores) & ~np.isnan(labels)
+    arms = (kept & candidate, kept & ~candidate)
+    n_ours, n_theirs = (int(np.count_nonzero(arm)) for arm in arms)
+    if not one_weight(probability[kept]) or min(n_ours, n_theirs) < rows_min:
+        return None
+    ours, theirs = (_value(of, scores[arm], labels[arm]) for arm in arms)
+    if math.isnan(ours) or math.isnan(theirs):
+        return None
+    return _plain(
+        metric, ours, theirs, n_candidate=n_ours, n_reference=n_theirs, n=n_ours + n_theirs, direction=direction
+    )
+
+
+def _value(of: Callable[[Floats, Floats], float], scores: Floats, labels: Floats) -> float:
+    """Of arrays that nobody else sees, so that a function that writes to its arguments changes nothing: it raises."""
+    given = (scores.copy(), labels.copy())
+    for array in given:
+        array.flags.writeable = False
+    value = float(of(*given))
+    if math.isinf(value):
+        raise ValueError("it is infinite")
+    return value
 
 
 def quantiles(
@@ -175,7 +244,24 @@ def performance_in_split(
         return None
     ours, theirs = (chosen.of(scores[arm], labels[arm]) for arm in arms)
     n_ours, n_theirs = (int(np.count_nonzero(arm)) for arm in arms)
-    return _plain(metric, ours, theirs, n_candidate=n_ours, n_reference=n_theirs, n=n_ours + n_theirs)
+    sums = None
+    if chosen.sums is not None:
+        # Each arm's sums stand for all of the block's requests, so that blocks of different weight can be added up.
+        weight = float(probability[0])
+        added = [
+            [part / share for part in chosen.sums(scores[arm], labels[arm])]
+            for arm, share in zip(arms, (weight, 1.0 - weight), strict=True)
+        ]
+        sums = Sums(
+            numerator=added[0][0],
+            denominator=added[0][1],
+            numerator_reference=added[1][0],
+            denominator_reference=added[1][1],
+            share=weight,
+        )
+        if not sums.tells:
+            return None
+    return _plain(metric, ours, theirs, n_candidate=n_ours, n_reference=n_theirs, n=n_ours + n_theirs, sums=sums)
 
 
 def one_weight(probability: Floats) -> bool:
@@ -204,14 +290,25 @@ def _of_the_others(values: Floats) -> Floats:
     return (np.sum(values) - values) / (values.size - 1)
 
 
-def _plain(metric: str, candidate: float, reference: float, *, n_candidate: int, n_reference: int, n: int) -> Contrast:
+def _plain(
+    metric: str,
+    candidate: float,
+    reference: float,
+    *,
+    n_candidate: int,
+    n_reference: int,
+    n: int,
+    sums: Sums | None = None,
+    direction: Direction | None = None,
+) -> Contrast:
     return Contrast(
-        harm=harm(metric, candidate - reference),
+        harm=harm(metric, candidate - reference, direction),
         reference=reference,
         candidate=candidate,
         n=n,
         n_reference=n_reference,
         n_candidate=n_candidate,
+        sums=sums,
     )
 
 
@@ -221,4 +318,6 @@ def _fits(metric: Metric, scores: Floats, labels: Floats) -> bool:
         bool(np.all((labels == 0.0) | (labels == 1.0))) and bool(np.all((scores >= 0.0) & (scores <= 1.0)))
     ):
         return False
-    return not (metric.needs_both_classes and (labels.size == 0 or bool(np.all(labels == labels[0]))))
+    return not (
+        metric.needs_both_classes and metric.sums is None and (labels.size == 0 or bool(np.all(labels == labels[0])))
+    )

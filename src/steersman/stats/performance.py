@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from steersman.domain.metrics import METRICS as DIRECTIONS
 from steersman.domain.metrics import QUANTILES, Direction, harm
+from steersman.stats.ratios import Sums, judged_harms
 
 Floats = NDArray[np.float64]
 
@@ -39,13 +40,15 @@ class Metric:
     """A performance metric: `of(scores, labels)` over checked arrays of one length, at least one row.
 
     `rows` gives what each row adds where the metric is a mean of rows, and is None where it is not (AUC, F1, RMSE): only
-    means may be weighted row by row, or have a row as their evidence.
+    means may be weighted row by row, or have a row as their evidence. `sums` gives numerator and denominator where it is a
+    sum over a sum: many blocks are then judged by the sums of all of them, not by the mean of their ratios.
     """
 
     name: str
     task: Task
     of: Callable[[Floats, Floats], float]
     rows: Callable[[Floats, Floats], Floats] | None = None
+    sums: Callable[[Floats, Floats], tuple[int, int]] | None = None
     needs_both_classes: bool = False  # undefined where all labels are equal
 
     @property
@@ -65,7 +68,10 @@ class SkippedBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDifferences:
-    """Harm per block, in the order of the block ids; the four tuples run in parallel."""
+    """Harm per block, in the order of the block ids; the four tuples run in parallel.
+
+    `counted` says that each harm is what its block adds to a ratio of sums (`steersman.stats.ratios.Harms`).
+    """
 
     metric: str
     blocks: tuple[str, ...]
@@ -74,6 +80,7 @@ class BlockDifferences:
     reference: tuple[float, ...]
     rows: tuple[int, ...]
     skipped: tuple[SkippedBlock, ...]
+    counted: float | None = None
 
     @property
     def n(self) -> int:
@@ -111,24 +118,26 @@ def _accuracy_rows(scores: Floats, labels: Floats) -> Floats:
     return right
 
 
-def _precision(scores: Floats, labels: Floats) -> float:
-    return _share(_hits(scores, labels), int(np.count_nonzero(scores >= THRESHOLD)))
+def _precision_sums(scores: Floats, labels: Floats) -> tuple[int, int]:
+    return _hits(scores, labels), int(np.count_nonzero(scores >= THRESHOLD))
 
 
-def _recall(scores: Floats, labels: Floats) -> float:
-    return _share(_hits(scores, labels), int(np.count_nonzero(labels)))
+def _recall_sums(scores: Floats, labels: Floats) -> tuple[int, int]:
+    return _hits(scores, labels), int(np.count_nonzero(labels))
 
 
-def _f1(scores: Floats, labels: Floats) -> float:
-    return _share(2 * _hits(scores, labels), int(np.count_nonzero(scores >= THRESHOLD)) + int(np.count_nonzero(labels)))
+def _f1_sums(scores: Floats, labels: Floats) -> tuple[int, int]:
+    return 2 * _hits(scores, labels), int(np.count_nonzero(scores >= THRESHOLD)) + int(np.count_nonzero(labels))
 
 
 def _hits(scores: Floats, labels: Floats) -> int:
     return int(np.count_nonzero((scores >= THRESHOLD) & (labels == 1.0)))
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0  # nothing predicted positive: no precision, as in scikit-learn
+def share_of(sums: tuple[float, float]) -> float:
+    """The ratio; 0 where there is nothing to divide by (nothing predicted positive: no precision), as in scikit-learn."""
+    part, whole = sums
+    return part / whole if whole else 0.0
 
 
 def _calibration_error(scores: Floats, labels: Floats) -> float:
@@ -159,6 +168,16 @@ def _mean(name: str, task: Task, rows: Callable[[Floats, Floats], Floats]) -> Me
     return Metric(name=name, task=task, of=lambda scores, labels: float(np.mean(rows(scores, labels))), rows=rows)
 
 
+def _ratio(name: str, sums: Callable[[Floats, Floats], tuple[int, int]], *, needs_both_classes: bool = False) -> Metric:
+    return Metric(
+        name=name,
+        task="binary",
+        of=lambda scores, labels: share_of(sums(scores, labels)),
+        sums=sums,
+        needs_both_classes=needs_both_classes,
+    )
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -166,9 +185,9 @@ METRICS: dict[str, Metric] = {
         _mean("brier", "binary", _brier_rows),
         Metric(name="roc_auc", task="binary", of=_roc_auc, needs_both_classes=True),
         _mean("accuracy", "binary", _accuracy_rows),
-        Metric(name="precision", task="binary", of=_precision),
-        Metric(name="recall", task="binary", of=_recall, needs_both_classes=True),
-        Metric(name="f1", task="binary", of=_f1, needs_both_classes=True),
+        _ratio("precision", _precision_sums),
+        _ratio("recall", _recall_sums, needs_both_classes=True),
+        _ratio("f1", _f1_sums, needs_both_classes=True),
         Metric(name="calibration_error", task="binary", of=_calibration_error),
         Metric(name="rmse", task="regression", of=_rmse),
         _mean("mae", "regression", _mae_rows),
@@ -214,7 +233,8 @@ def paired_blocks(
     """Harm of the candidate per block, both versions scored on the same rows.
 
     `block_ids` name each row's block (ISO dates, say); blocks come out sorted by id. A block with fewer than `rows_min`
-    rows, or with a single class where the metric needs both, is listed as skipped. Raises as `evaluate`.
+    rows, with a single class where the metric needs both, or without anything to divide by is listed as skipped. What is a
+    sum over a sum is compared by the sums of all blocks, if some block of each version has any. Raises as `evaluate`.
     """
     chosen = metric_named(metric)
     if rows_min < 1:
@@ -232,23 +252,45 @@ def paired_blocks(
     names, starts = np.unique(ids[order], return_index=True)
     kept: list[tuple[str, float, float, float, int]] = []
     skipped: list[SkippedBlock] = []
+    sums: list[Sums | None] = []
     for name, rows in zip(names.tolist(), np.split(order, starts[1:]), strict=False):
         size = int(rows.size)
         because = _why_skipped(chosen, truth[rows], rows_min)
         if because:
             skipped.append(SkippedBlock(block=name, rows=size, because=because))
             continue
+        added = sums_of(chosen, candidate[rows], reference[rows], truth[rows])
+        if added is not None and not added.tells:
+            skipped.append(SkippedBlock(block=name, rows=size, because=f"{metric} has nothing to divide by"))
+            continue
+        sums.append(added)
         of_candidate = chosen.of(candidate[rows], truth[rows])
         of_reference = chosen.of(reference[rows], truth[rows])
         kept.append((name, harm(metric, of_candidate - of_reference), of_candidate, of_reference, size))
+    judged = judged_harms(metric, [row[1] for row in kept], sums)
     return BlockDifferences(
         metric=metric,
         blocks=tuple(row[0] for row in kept),
-        harms=tuple(row[1] for row in kept),
+        harms=judged.values,
         candidate=tuple(row[2] for row in kept),
         reference=tuple(row[3] for row in kept),
         rows=tuple(row[4] for row in kept),
         skipped=tuple(skipped),
+        counted=judged.counted,
+    )
+
+
+def sums_of(metric: Metric, candidate: Floats, reference: Floats, labels: Floats) -> Sums | None:
+    """What rows that both versions answered add to a ratio; None where the metric is none."""
+    if metric.sums is None:
+        return None
+    numerator, denominator = metric.sums(candidate, labels)
+    numerator_reference, denominator_reference = metric.sums(reference, labels)
+    return Sums(
+        numerator=numerator,
+        denominator=denominator,
+        numerator_reference=numerator_reference,
+        denominator_reference=denominator_reference,
     )
 
 
@@ -263,7 +305,7 @@ def mid_ranks(values: Floats) -> Floats:
 def _why_skipped(metric: Metric, labels: Floats, rows_min: int) -> str | None:
     if labels.size < rows_min:
         return f"{labels.size} labelled rows, need {rows_min}"
-    if metric.needs_both_classes and _is_constant(labels):
+    if metric.needs_both_classes and metric.sums is None and _is_constant(labels):
         return f"all {labels.size} labels are {labels[0]:g}, {metric.name} needs both classes"
     return None
 

@@ -10,8 +10,8 @@ values against which the bet has not grown that far.
 Which one for what:
 
 - `student_interval`: means of few blocks (days) with unknown spread. Exact for normal blocks from n = 2 on.
-- `asymptotic_interval`: means of many independent rows, whatever their distribution.
-- `bounded.bounded_interval`: means of rows with a known range; no assumption on the distribution at any n; wide.
+- `asymptotic_interval`: means of many independent rows, whatever their distribution; 500 at least.
+- `bounded.bounded_interval`: means of few rows with a known range; no assumption on the distribution at any n; wide.
 - `quantiles.quantile_interval`: quantiles of rows; no assumption on the distribution either.
 - `bernoulli_interval`: error rates, looked at repeatedly. `clopper_pearson_interval`: error rates, looked at once.
 

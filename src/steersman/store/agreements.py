@@ -6,8 +6,11 @@ import msgspec
 import sqlalchemy as sa
 
 from steersman.domain.approval import Waiver
-from steersman.store import tables as t
+from steersman.store import statements as q
 from steersman.store.records import Approval, Stale
+
+_approval = msgspec.json.Decoder(Approval)
+_waiver = msgspec.json.Decoder(Waiver)
 
 
 class AgreementTables:
@@ -19,47 +22,36 @@ class AgreementTables:
     def put_approval(self, approval: Approval) -> None:
         """Keep an approval; a renewed one takes the place of the one that expired, a withdrawn one of the one that counted."""
         key = {"release": approval.release, "step": approval.step, "actor": approval.actor}
-        for table in (t.approval, t.approval_terms):
-            is_it = (table.c.release == approval.release) & (table.c.step == approval.step)
-            self._connection.execute(sa.delete(table).where(is_it, table.c.actor == approval.actor))
+        self._connection.execute(q.DELETE_APPROVAL, key)
+        self._connection.execute(q.DELETE_APPROVAL_TERMS, key)
         row = {**key, "at": approval.at.isoformat(), "because": approval.because}
-        self._connection.execute(sa.insert(t.approval).values(**row))
+        self._connection.execute(q.INSERT_APPROVAL, row)
         body = msgspec.json.encode(approval).decode()
-        self._connection.execute(sa.insert(t.approval_terms).values(**key, body=body))
+        self._connection.execute(q.INSERT_APPROVAL_TERMS, {**key, "body": body})
 
     def approvals(self, release: str) -> list[Approval]:
         """In the order they were given, withdrawn ones too."""
-        a, terms = t.approval, t.approval_terms
-        same = (terms.c.release == a.c.release) & (terms.c.step == a.c.step) & (terms.c.actor == a.c.actor)
-        query = sa.select(a, terms.c.body).outerjoin(terms, same).where(a.c.release == release)
-        rows = self._connection.execute(query.order_by(a.c.at, a.c.id)).mappings()
+        rows = self._connection.execute(q.APPROVALS, {"release": release})
         return [
-            msgspec.json.decode(row["body"], type=Approval)
-            if row["body"] is not None
-            else Approval(
-                release=row["release"],
-                step=row["step"],
-                actor=row["actor"],
-                at=datetime.fromisoformat(row["at"]),
-                because=row["because"],
-            )
-            for row in rows
+            _approval.decode(body)
+            if body is not None
+            else Approval(release=release, step=step, actor=actor, at=datetime.fromisoformat(at), because=because)
+            for step, actor, at, because, body in rows
         ]
 
     def add_waiver(self, waiver: Waiver) -> None:
         place = {"workspace": waiver.workspace, "model": waiver.model, "environment": waiver.environment}
         body = msgspec.json.encode(waiver).decode()
-        self._connection.execute(sa.insert(t.waiver).values(id=waiver.id, **place, body=body))
+        self._connection.execute(q.INSERT_WAIVER, {"id": waiver.id, **place, "body": body})
 
     def use_waiver(self, waiver: Waiver, *, release: str) -> None:
         """Raises Stale if another release took it meanwhile: it is good for one."""
         used = msgspec.json.encode(msgspec.structs.replace(waiver, used_by=release)).decode()
-        where = (t.waiver.c.id == waiver.id) & (t.waiver.c.body == msgspec.json.encode(waiver).decode())
-        if self._connection.execute(sa.update(t.waiver).where(where).values(body=used)).rowcount != 1:
+        is_it = {"is_id": waiver.id, "is_body": msgspec.json.encode(waiver).decode()}
+        if self._connection.execute(q.UPDATE_WAIVER, {**is_it, "body": used}).rowcount != 1:
             raise Stale(f"waiver {waiver.id} was used meanwhile")
 
     def waivers(self, workspace: str, model: str) -> list[Waiver]:
         """Oldest first, used ones too."""
-        query = sa.select(t.waiver.c.body).where(t.waiver.c.workspace == workspace, t.waiver.c.model == model)
-        decoder = msgspec.json.Decoder(Waiver)
-        return [decoder.decode(row[0]) for row in self._connection.execute(query.order_by(t.waiver.c.seq))]
+        rows = self._connection.execute(q.WAIVERS, {"workspace": workspace, "model": model})
+        return [_waiver.decode(row[0]) for row in rows]

@@ -29,16 +29,19 @@ class Store:
     """Opens (and on first use creates) a database.
 
     `url` is SQLAlchemy's, e.g. ``sqlite:////var/lib/steersman/control.db``. `wall` gives the ledger's `recorded_at`.
-    Raises Misconfigured when it cannot be opened, or was written by a newer Steersman.
+    `durable=False` leaves the wait for the disk out, and a power cut may then lose what was committed: for worlds that are
+    made up. Raises Misconfigured when it cannot be opened, or was written by a newer Steersman.
     """
 
-    def __init__(self, url: str, *, wall: Callable[[], datetime] = _wall) -> None:
+    def __init__(self, url: str, *, wall: Callable[[], datetime] = _wall, durable: bool = True) -> None:
         self._wall = wall
         self._writing = threading.Lock()
         self._engine = sa.create_engine(url, pool_size=8, max_overflow=8) if ":memory:" not in url else _memory(url)
         self._sqlite = self._engine.dialect.name == "sqlite"
         if self._sqlite:
             sa.event.listen(self._engine, "connect", _configure_sqlite)
+            if not durable:
+                sa.event.listen(self._engine, "connect", _without_waiting_for_the_disk)
         self._listeners: list[Callable[[], None]] = []
         try:
             found = self._schema_found()
@@ -71,10 +74,10 @@ class Store:
         return found
 
     @classmethod
-    def at(cls, state: Path, *, wall: Callable[[], datetime] = _wall) -> "Store":
+    def at(cls, state: Path, *, wall: Callable[[], datetime] = _wall, durable: bool = True) -> "Store":
         """The embedded database of a state directory."""
         state.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{state / 'control.db'}", wall=wall)
+        return cls(f"sqlite:///{state / 'control.db'}", wall=wall, durable=durable)
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each commit that appended to the ledger; it must not block. A hint to look, nothing more."""
@@ -124,3 +127,7 @@ def _configure_sqlite(connection: object, _record: object) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA busy_timeout=10000")
     cursor.close()
+
+
+def _without_waiting_for_the_disk(connection: object, _record: object) -> None:
+    connection.execute("PRAGMA synchronous=OFF")  # type: ignore[attr-defined]

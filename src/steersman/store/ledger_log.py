@@ -15,6 +15,7 @@ from steersman.domain.events import Event
 from steersman.domain.identifiers import new_id
 from steersman.ledger.entry import Actor, Entry, Object
 from steersman.ledger.merkle import Frontier, leaf_hash
+from steersman.store import statements as q
 from steersman.store import tables as t
 
 ISSUER = "steersman"
@@ -37,7 +38,7 @@ class LedgerLog:
 
     def _load(self) -> Frontier:
         if self._frontier is None:
-            stored = self._connection.scalar(sa.select(t.ledger_state.c.frontier).where(t.ledger_state.c.id == 1))
+            stored = self._connection.scalar(q.LEDGER_FRONTIER)
             self._frontier = Frontier() if stored is None else Frontier.from_bytes(stored)
         return self._frontier
 
@@ -57,18 +58,17 @@ class LedgerLog:
         )
         body = entry.body()
         leaf = leaf_hash(body)
-        self._connection.execute(
-            sa.insert(t.ledger_entry).values(
-                idx=index,
-                id=entry.id,
-                action=event.action,
-                workspace=event.workspace,
-                name=event.name,
-                at=event.at.isoformat(),
-                body=body,
-                leaf=leaf,
-            )
-        )
+        values = {
+            "idx": index,
+            "id": entry.id,
+            "action": event.action,
+            "workspace": event.workspace,
+            "name": event.name,
+            "at": event.at.isoformat(),
+            "body": body,
+            "leaf": leaf,
+        }
+        self._connection.execute(q.INSERT_LEDGER_ENTRY, values)
         self._frontier = frontier.append(leaf)
         self.appended += 1
         return index
@@ -77,10 +77,9 @@ class LedgerLog:
         """Store the frontier; called once, just before the commit."""
         if not self.appended or self._frontier is None:
             return
-        self._connection.execute(sa.delete(t.ledger_state).where(t.ledger_state.c.id == 1))
-        self._connection.execute(
-            sa.insert(t.ledger_state).values(id=1, size=self._frontier.size, frontier=self._frontier.to_bytes())
-        )
+        state = {"size": self._frontier.size, "frontier": self._frontier.to_bytes()}
+        if self._connection.execute(q.UPDATE_LEDGER_STATE, state).rowcount == 0:
+            self._connection.execute(q.INSERT_LEDGER_STATE, {"id": 1, **state})
 
     def size(self) -> int:
         return self._load().size
@@ -90,24 +89,13 @@ class LedgerLog:
 
     def rows(self, start: int = 0, limit: int = 1_000_000) -> Iterator[LedgerRow]:
         """Entries in order, from index `start`."""
-        query = (
-            sa.select(t.ledger_entry.c.idx, t.ledger_entry.c.body)
-            .where(t.ledger_entry.c.idx >= start)
-            .order_by(t.ledger_entry.c.idx)
-            .limit(limit)
-        )
-        for index, body in self._connection.execute(query):
+        for index, body in self._connection.execute(q.LEDGER_ROWS, {"start": start, "most": limit}):
             yield LedgerRow(index=int(index), body=bytes(body))
 
     def rows_about(self, workspace: str, name: str, limit: int = 500) -> list[LedgerRow]:
         """The newest entries about one object, oldest first."""
-        query = (
-            sa.select(t.ledger_entry.c.idx, t.ledger_entry.c.body)
-            .where(t.ledger_entry.c.workspace == workspace, t.ledger_entry.c.name == name)
-            .order_by(t.ledger_entry.c.idx.desc())
-            .limit(limit)
-        )
-        rows = [LedgerRow(index=int(index), body=bytes(body)) for index, body in self._connection.execute(query)]
+        found = self._connection.execute(q.LEDGER_ROWS_ABOUT, {"workspace": workspace, "name": name, "most": limit})
+        rows = [LedgerRow(index=int(index), body=bytes(body)) for index, body in found]
         return rows[::-1]
 
     def count(self, action: str) -> int:

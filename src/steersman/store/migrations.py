@@ -12,6 +12,8 @@ def migrate(connection: sa.Connection, found: int) -> None:
     """Bring a database of schema `found` to the present one; missing tables are created by the caller afterwards."""
     if found < 2:
         _pair_blocks_with_mode_and_slice(connection)
+    elif found < 3:
+        _pair_blocks_with_sums(connection)
     tables.metadata.create_all(connection)
     present = sa.update(tables.installation).where(tables.installation.c.name == "schema")
     connection.execute(present.values(value=str(tables.SCHEMA_VERSION)))
@@ -28,6 +30,13 @@ def _pair_blocks_with_mode_and_slice(connection: sa.Connection) -> None:
     kept = sa.select(*old.columns, sa.literal("paired"), sa.literal(""))
     connection.execute(sa.insert(table).from_select([*_OF_1, "mode", "slice"], kept))
     old.drop(connection)
+
+
+def _pair_blocks_with_sums(connection: sa.Connection) -> None:
+    """Schema 2 kept of a ratio each block's value only; blocks kept then have no sums, and are judged without."""
+    for part in ("numerator", "denominator"):
+        for arm in ("reference", "compared"):
+            connection.execute(sa.text(f"ALTER TABLE pair_block ADD COLUMN {part}_{arm} FLOAT"))
 
 
 _OF_1 = (

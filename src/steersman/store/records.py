@@ -40,7 +40,8 @@ class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
 
     `mode` says how they met (`paired`: on the same requests, `split`: each on its share), `slice` which requests (`""` all,
     else `origin=JFK`). `n` are the pieces the block is made of, and `spread` the sample standard deviation of their single
-    harms: None where the metric is no mean of them, and in blocks kept before there was one.
+    harms: None where the metric is no mean of them, and in blocks kept before there was one. Numerators and denominators
+    are those of a ratio (precision, recall, F1), likewise.
     """
 
     workspace: str
@@ -59,6 +60,25 @@ class PairBlock(msgspec.Struct, frozen=True, kw_only=True):
     spread: float | None = None
     n_reference: int | None = None
     n_compared: int | None = None
+    numerator_reference: float | None = None
+    denominator_reference: float | None = None
+    numerator_compared: float | None = None
+    denominator_compared: float | None = None
+
+
+class Unmeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """A block in which a metric raised instead of giving a number, and what it said."""
+
+    workspace: str
+    environment: str
+    model: str
+    reference: str
+    compared: str
+    metric: str
+    block: datetime
+    mode: str
+    slice: str
+    because: str
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Grows with every change that older code could not read; an older installation refuses a newer database, and a newer one
 takes over what an older one kept (`steersman.store.migrations`)."""
 
@@ -139,6 +139,7 @@ pair_block = Table(
     Column("spread", Float),
     Column("n_reference", Integer),
     Column("n_compared", Integer),
+    *(Column(f"{part}_{arm}", Float) for part in ("numerator", "denominator") for arm in ("reference", "compared")),
     UniqueConstraint(
         "workspace",
         "environment",
@@ -151,6 +152,28 @@ pair_block = Table(
         "slice",
     ),
 )
+
+unmeasured = Table(
+    "unmeasured",
+    metadata,
+    *_named("workspace", "environment", "model", "reference", "compared", "metric"),
+    Column("block", String(40), nullable=False),
+    Column("mode", String(20), nullable=False),
+    Column("slice", String(400), nullable=False),
+    Column("because", Text, nullable=False),
+    UniqueConstraint(
+        "workspace",
+        "environment",
+        "model",
+        "reference",
+        "compared",
+        "metric",
+        "block",
+        "mode",
+        "slice",
+    ),
+)
+"""Blocks in which a metric of an installed distribution raised: beside `pair_block`, which has numbers only."""
 
 cohort = Table(
     "cohort",

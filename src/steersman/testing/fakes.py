@@ -23,6 +23,7 @@ from steersman.ports import (
     DatasetSource,
     Description,
     JobState,
+    Measure,
     PairedRows,
     RegisteredVersion,
     Removed,
@@ -498,6 +499,17 @@ class FakeTrainer:
 
     def logs(self, job_id: str, limit_bytes: int = 65536) -> str:
         return ""
+
+
+@dataclass(frozen=True)
+class FakeMetric:
+    """A metric as if a distribution had brought it."""
+
+    measure: Measure
+    distribution: str = "fake-metrics 1"
+
+    def load(self) -> Measure:
+        return self.measure
 
 
 @dataclass

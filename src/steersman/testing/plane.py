@@ -43,7 +43,7 @@ from steersman.dataplane.configuration import (
     encode,
 )
 from steersman.dataplane.handles import read_handle
-from steersman.dataplane.sandbox import allowed_environment
+from steersman.dataplane.sandbox import COMMITTER_ALLOCATOR, allowed_environment
 from steersman.dataplane.storage import open_storage
 from steersman.plugins.tables.delta import DeltaInferenceLog
 
@@ -168,7 +168,7 @@ class Plane:
                 resource.setrlimit(number, (value, resource.getrlimit(number)[1]))
 
         log = (self.state / f"{name}.log").open("ab")
-        further = self._tables if module == "committer" else {}
+        further = {**self._tables, **COMMITTER_ALLOCATOR} if module == "committer" else {}
         if module == "router":  # what the supervisor passes on to routers
             further = {key: value for key, value in os.environ.items() if key.startswith("OTEL_")}
         with log:

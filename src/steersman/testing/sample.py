@@ -18,8 +18,8 @@ from steersman.decide.guardrails import judge_error_rate
 from steersman.decide.judging import judge_paired
 from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
-from steersman.domain.documents import canonical, digest
-from steersman.domain.events import Action, Event
+from steersman.domain.documents import digest
+from steersman.domain.events import Action
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import Incident
 from steersman.domain.release import Arm, Opened, Phase, Release
@@ -27,11 +27,12 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.domain.version import Column, Format, Version
 from steersman.ledger.checkpoint import VerifierKey, sign_checkpoint
 from steersman.loop.clock import MODE, POSITION
-from steersman.loop.entries import release_event
 from steersman.store.database import Store
-from steersman.store.records import PairBlock, StoredDocument, StoredVerdict, Window
+from steersman.store.records import PairBlock, StoredDocument, Window
 from steersman.store.transaction import Transaction
 from steersman.testing import sample_documents, sample_incidents, sample_report
+from steersman.testing.sample_hub import Hub
+from steersman.testing.sample_moves import carry_out, declare, say, say_release
 from steersman.testing.sample_numbers import DAY, SampleVersion, World
 
 BEGINS = datetime(2013, 2, 27, 6, tzinfo=UTC)
@@ -129,50 +130,6 @@ def build_sample(store: Store, *, seed: int = 7, until: datetime = ENDS) -> Samp
     return Sample(store=store, now=until, key=VerifierKey.of(ORIGIN, key))
 
 
-def _declare(tx: Transaction, model: spec.Model, *, at: datetime, actor: str) -> StoredDocument:
-    stored = StoredDocument(
-        kind="Model",
-        workspace=model.metadata.workspace,
-        name=model.metadata.name,
-        revision=1,
-        digest=digest(model),
-        at=at,
-        actor=actor,
-        body=canonical(model).decode(),
-    )
-    tx.put_document(stored)
-    data = {"digest": stored.digest, "revision": 1}
-    _event(
-        tx, Action.DOCUMENT_APPLIED, at, actor, "model", model.metadata.name, "first revision", data, stored.workspace
-    )
-    return stored
-
-
-def _event(
-    tx: Transaction,
-    action: Action,
-    at: datetime,
-    actor: str,
-    kind: str,
-    name: str,
-    because: str,
-    data: dict[str, object] | None = None,
-    workspace: str = "ops",
-) -> None:
-    tx.append(
-        Event(
-            action=action,
-            at=at,
-            actor=actor,
-            workspace=workspace,
-            kind=kind,
-            name=name,
-            because=because,
-            data=data or {},
-        )
-    )
-
-
 def digest_of(model: str, number: int) -> str:
     return "sha256:" + hashlib.sha256(f"{model} {number}".encode()).hexdigest()
 
@@ -188,13 +145,18 @@ class _Year:
     incidents: dict[str, Incident] = field(default_factory=dict)
     other: StoredDocument | None = None
     model: spec.Model = field(default_factory=sample_documents.flight_delay)
+    hub: Hub = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The hub's year ends with this one."""
+        self.hub = Hub(self.tx, ends=ENDS)
 
     @property
     def policy(self) -> spec.EnvironmentPolicy:
         return self.model.spec.environments["production"]
 
     def run(self, until: datetime) -> None:
-        _declare(self.tx, self.model, at=BEGINS, actor=ADA)
+        declare(self.tx, self.model, at=BEGINS, actor=ADA)
         day = BEGINS
         while day <= until:
             self._measure(day)
@@ -208,18 +170,19 @@ class _Year:
             for name, incident in self.incidents.items():
                 self.incidents[name] = sample_incidents.follow(self.tx, incident, self._releases(), day)
             self._others(day)
+            self.hub.live(day)
             for said in (said for said in ASIDE if said[0] == day):
-                _event(self.tx, said[1], day, said[2], said[3], said[4], said[5])
+                say(self.tx, said[1], at=day, actor=said[2], kind=said[3], name=said[4], because=said[5])
             day += DAY
 
     def _others(self, day: datetime) -> None:
         """What happens to the two other models on this day."""
         if day == _day(9, 2):
-            self.other = _declare(self.tx, sample_documents.missed_connection(), at=day, actor=ADA)
+            self.other = declare(self.tx, sample_documents.missed_connection(), at=day, actor=ADA)
         if day == _day(9, 3) and self.other:
             sample_incidents.first_release(self.tx, self.other, opened=day)
         if day == _day(11, 20):
-            _declare(self.tx, sample_documents.baggage_load(), at=day, actor=GRACE)
+            declare(self.tx, sample_documents.baggage_load(), at=day, actor=GRACE)
         if day == _day(12, 9) and self.other:
             sample_incidents.waiting_release(self.tx, self.other, opened=day)
 
@@ -252,17 +215,19 @@ class _Year:
             size_bytes=412_300 + 1_700 * asked.version,
         )
         self.tx.put_version(version)
-        data = {"version": version.number, "digest": version.digest, "format": str(version.format)}
+        data: dict[str, object] = {
+            "version": version.number, "digest": version.digest, "format": str(version.format)
+        }  # fmt: skip
         because = f"{version.reference} from mlflow, {version.size_bytes // 1000} kB in format {version.format}"
-        _event(
+        say(
             self.tx,
             Action.VERSION_REGISTERED,
-            version.registered_at,
-            asked.by,
-            "version",
-            "flight-delay",
-            because,
-            data,
+            at=version.registered_at,
+            actor=asked.by,
+            kind="version",
+            name="flight-delay",
+            because=because,
+            data=data,
         )
 
     def _open(self, asked: Asked, day: datetime) -> None:
@@ -291,19 +256,13 @@ class _Year:
         )
         self.asked[release.id] = asked
         self.tx.add_release(release)
-        self._record(release, Action.RELEASE_OPENED, release.because, day, actor=asked.by)
+        say_release(self.tx, release, Action.RELEASE_OPENED, release.because, at=day, actor=asked.by)
         if asked.opened is Opened.ROLLBACK:
-            self._record(release, Action.ROLLBACK_REQUESTED, release.because, day, actor=asked.by)
+            say_release(self.tx, release, Action.ROLLBACK_REQUESTED, release.because, at=day, actor=asked.by)
         if incident is not None and incident.release is None:
             self.incidents[asked.incident or ""] = self.tx.save_incident(
                 incident, msgspec.structs.replace(incident, release=release.id)
             )
-
-    def _record(
-        self, release: Release, action: Action, because: str, at: datetime, *, actor: str, data: object = None
-    ) -> None:
-        more = data if isinstance(data, dict) else {"release": release.number, "version": release.version}
-        self.tx.append(release_event(release, action, at=at, actor=actor, because=because, data=more))
 
     def _incident(self, asked: Asked, day: datetime) -> None:
         live = self._live()
@@ -390,13 +349,7 @@ class _Year:
             move = rolling_out.plan(self._facts(release, asked, now))
             if move is None:
                 return
-            for evidence in move.evidence:
-                body = rolling_out.verdict_data(evidence.name, evidence.verdict)
-                step = release.step
-                self.tx.add_verdict(StoredVerdict(subject=release.id, kind=evidence.kind, step=step, at=now, body=body))
-            for note in move.notes:
-                self._record(release, note.action, note.because, now, actor="system", data=note.data or None)
-            release = self.tx.save_release(release, move.release)
+            release = carry_out(self.tx, release, move, now=now)
 
     def _facts(self, release: Release, asked: Asked, now: datetime) -> rolling_out.Facts:
         standing = routing.promoted(self._releases())

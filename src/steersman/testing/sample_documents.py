@@ -29,8 +29,8 @@ _STEPS: list[dict[str, Any]] = [
 ]
 
 
-def _model(name: str, owner: str, purpose: str, tier: int, workspace: str, **more: Any) -> spec.Model:
-    document = parse_document(
+def document(name: str, owner: str, purpose: str, tier: int, workspace: str, **more: Any) -> spec.Model:
+    parsed = parse_document(
         {
             "apiVersion": "steersman/v1",
             "kind": "Model",
@@ -45,13 +45,13 @@ def _model(name: str, owner: str, purpose: str, tier: int, workspace: str, **mor
             },
         }
     )
-    assert isinstance(document, spec.Model)
-    return document
+    assert isinstance(parsed, spec.Model)
+    return parsed
 
 
 def flight_delay() -> spec.Model:
     """Tier 1, watched by three monitors, retrained without a human."""
-    return _model(
+    return document(
         "flight-delay",
         "team-ops@example.com",
         "Probability that a flight arrives more than 15 minutes late or not at all",
@@ -90,7 +90,7 @@ def missed_connection() -> spec.Model:
         {"mirror": {"percent": 50}},
         {"analysis": {"metrics": ["log_loss"], "maxDuration": "21d", "critical": True}},
     ]
-    return _model(
+    return document(
         "missed-connection",
         "team-ops@example.com",
         "Probability that a passenger misses the connecting flight",
@@ -101,6 +101,7 @@ def missed_connection() -> spec.Model:
             "production": {
                 "strategy": {"shadow": {"steps": [*shadow, {"promote": {}}, {"bake": {"duration": "7d"}}]}},
                 "approvals": {"required": 1},
+                "after": "staging",
             },
         },
         monitors=[{"name": "quality", "kind": "performance", "metric": "log_loss", "window": "1d"}],
@@ -109,4 +110,4 @@ def missed_connection() -> spec.Model:
 
 def baggage_load() -> spec.Model:
     """Declared, and nothing released yet."""
-    return _model("baggage-load", "team-ground@example.com", "Bags to expect at a gate in the next hour", 0, "ground")
+    return document("baggage-load", "team-ground@example.com", "Bags to expect at a gate in the next hour", 0, "ground")

@@ -8,17 +8,17 @@ import msgspec
 from steersman.decide import routing
 from steersman.decide.steps import GATES_STEP
 from steersman.decide.triaging import judge_recovery
-from steersman.domain.events import Action, Event
+from steersman.domain.events import Action
 from steersman.domain.identifiers import new_id
 from steersman.domain.incident import Finding, Incident, IncidentKind, IncidentState, Purpose, Remedy, Training
-from steersman.domain.release import Completion, Opened, Phase, Release
+from steersman.domain.release import Cause, Completion, Opened, Phase, Release
 from steersman.domain.traffic import Challenger
 from steersman.domain.version import Column, Format, Version
-from steersman.loop.entries import release_event
 from steersman.loop.watching import recovery_blocks
 from steersman.store.records import Approval, StoredDocument, Window
 from steersman.store.transaction import Transaction
 from steersman.testing import sample_documents
+from steersman.testing.sample_moves import say, say_release
 from steersman.testing.sample_numbers import DAY, SampleVersion, World
 
 _CYCLE = (IncidentKind.PERFORMANCE, IncidentKind.DRIFT, IncidentKind.CHALLENGER)
@@ -31,10 +31,7 @@ RECOVERED_AFTER = timedelta(days=18)
 def _say(
     tx: Transaction, action: Action, at: datetime, kind: str, name: str, because: str, data: dict[str, object]
 ) -> None:
-    event = Event(
-        action=action, at=at, actor="system", workspace="ops", kind=kind, name=name, because=because, data=data
-    )
-    tx.append(event)
+    say(tx, action, at=at, actor="system", kind=kind, name=name, because=because, data=data)
 
 
 def detect(tx: Transaction, live: Release, number: int, day: datetime, world: World) -> Incident:
@@ -185,11 +182,6 @@ def _register(tx: Transaction, number: int, at: datetime) -> None:
     )
 
 
-def _say_release(tx: Transaction, release: Release, action: Action, because: str, *, at: datetime, actor: str) -> None:
-    data: dict[str, object] = {"release": release.number, "version": release.version}
-    tx.append(release_event(release, action, at=at, actor=actor, because=because, data=data))
-
-
 def first_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) -> None:
     """`missed-connection` enters production with an approval, and answers for three months."""
     _register(tx, 1, opened)
@@ -213,15 +205,16 @@ def first_release(tx: Transaction, stored: StoredDocument, *, opened: datetime) 
         opened_by="grace@example.com",
         promoted_at=opened + timedelta(hours=3),
         closed_at=opened + timedelta(days=8),
+        verified_at=opened + timedelta(days=8),
         completion=Completion.PROMOTED,
         because="bake and label horizon passed",
     )
     tx.add_release(release)
     agreed, approver = "holdout and subgroup tables read, no objection", "alan@example.com"
     tx.agreements.put_approval(Approval(release=release.id, step=GATES_STEP, actor=approver, at=opened, because=agreed))
-    _say_release(tx, release, Action.RELEASE_OPENED, "first version", at=opened, actor=release.opened_by)
-    _say_release(tx, release, Action.RELEASE_APPROVED, agreed, at=opened, actor=approver)
-    _say_release(tx, release, Action.RELEASE_PROMOTED, "version 1 is the stable version", at=opened, actor="system")
+    say_release(tx, release, Action.RELEASE_OPENED, "first version", at=opened, actor=release.opened_by)
+    say_release(tx, release, Action.RELEASE_APPROVED, agreed, at=opened, actor=approver)
+    say_release(tx, release, Action.RELEASE_PROMOTED, "version 1 is the stable version", at=opened, actor="system")
     world = World(11)
     for week in range(13):
         start = opened.replace(hour=0) + timedelta(days=7 * week)
@@ -262,7 +255,9 @@ def waiting_release(tx: Transaction, stored: StoredDocument, *, opened: datetime
         opened_at=opened,
         promoted_at=None,
         closed_at=None,
+        verified_at=None,
         completion=None,
+        cause=Cause.APPROVAL_LACKING,
         because="waits for 1 more approval by role approver",
         row=0,
     )
@@ -278,13 +273,15 @@ def waiting_release(tx: Transaction, stored: StoredDocument, *, opened: datetime
         weight_pct=100.0,
         promoted_at=opened,
         closed_at=opened,
+        verified_at=opened,
         completion=Completion.PROMOTED,
+        cause=None,
         because="promoted; the document asks for no bake",
     )
     for release in (staging, waiting):
         tx.add_release(release)
-        _say_release(
+        say_release(
             tx, release, Action.RELEASE_OPENED, "trained with the winter schedule", at=opened, actor="grace@example.com"
         )
-    _say_release(tx, staging, Action.RELEASE_PROMOTED, staging.because, at=opened, actor="system")
-    _say_release(tx, waiting, Action.RELEASE_PAUSED, waiting.because, at=opened, actor="system")
+    say_release(tx, staging, Action.RELEASE_PROMOTED, staging.because, at=opened, actor="system")
+    say_release(tx, waiting, Action.RELEASE_PAUSED, waiting.because, at=opened, actor="system")

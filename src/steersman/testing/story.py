@@ -264,7 +264,7 @@ def _assemble(
     reached: Reached,
     clock: type[ReplayClock],
 ) -> Story:
-    store = Store.at(folder, wall=_wall)
+    store = Store.at(folder, wall=_wall, durable=False)  # what dies in a story is the process, never the machine
     hand = clock(store, start=EPOCH + timedelta(days=59))
     datasets = FakeDatasets(traffic)
     scorer = FakeScorer(traffic, target)

@@ -133,7 +133,8 @@ def test_waiting_shows_the_release_as_it_ended(monkeypatch: pytest.MonkeyPatch, 
     ended = {"id": RELEASE, "phase": "Healthy", "completion": "RolledBack"}
     calls = answering(monkeypatch, release={"id": RELEASE, "phase": "Pending"}, wait=ended)
     assert main(["release", "m", "3", "--because", "b", "--wait", "5", "--output", "json"]) == 1
-    assert calls[1] == ("wait", (RELEASE,), {"timeout_s": 5.0})
+    name, what, asked = calls[1]
+    assert (name, what, asked.pop("timeout_s"), [*asked]) == ("wait", (RELEASE,), 5.0, ["told"])
     assert json.loads(capsys.readouterr().out) == ended
 
 

@@ -67,10 +67,10 @@ def test_the_fleet_is_one_row_for_each_environment_and_then_what_a_person_should
     ended = {**waits, "state": "Aborted", "because": "gate failed", "standing": standing(approve, reason="gate failed")}
     failed = place(live=3, since=NOW, phase="Healthy", look_at=ended)
     assert reports.models([model(production=paused, dev=failed, staging=place())]) == snapshot("""\
-MODEL      ENVIRONMENT  LIVE       SINCE                 ON ITS WAY            PHASE    OPEN INCIDENTS
-ops/delay  production   version 3  2026-11-23 16:20:14Z  version 4, release 2  Paused                1
-ops/delay  dev          version 3  2026-11-23 16:20:14Z  –                     Healthy               0
-ops/delay  staging      –          –                     –                     –                     0
+MODEL      ENVIRONMENT  LIVE       SINCE                 ON ITS WAY            PHASE    REASON            INCIDENTS
+ops/delay  production   version 3  2026-11-23 16:20:14Z  version 4, release 2  Paused   approval lacking          1
+ops/delay  dev          version 3  2026-11-23 16:20:14Z  –                     Healthy  –                         0
+ops/delay  staging      –          –                     –                     –        –                         0
 
 ops/delay in production: release 2 of version 4 waits for a person
 reason   approval lacking
@@ -90,6 +90,52 @@ next: steersman approve rel-01a20935-4273-7a02-b659-b1c5b3ab13d6 --because "…"
 ops/delay in staging has no version that answers
 next: steersman release ops/delay VERSION --because "first version"\
 """)
+
+
+def test_a_model_says_for_what_its_releases_wait_also_the_one_queued_behind() -> None:
+    look = (f"steersman releases {RELEASE}", "shows where it stands")
+    seen = {"version": 4, "because": "gates passed"}
+    going = {
+        **seen,
+        "id": RELEASE,
+        "number": 2,
+        "state": "Progressing",
+        "standing": standing(look, reason="labels awaited"),
+    }
+    queued = {**seen, "id": "rel-3", "number": 3, "state": "Pending", "standing": standing(look, reason="frozen")}
+    there = place(
+        live=3, since=NOW, release=RELEASE, release_number=2, release_version=4, phase="Progressing",
+        under_way=[going, queued],
+    )  # fmt: skip
+    found = {**model(production=there), "releases": [], "incidents": [], "challengers": {}}
+    assert reports.model(found) == snapshot("""\
+ops/delay, predictor, tier 1, owner –
+
+MODEL      ENVIRONMENT  LIVE       SINCE                 ON ITS WAY                      PHASE        REASON          INCIDENTS
+ops/delay  production   version 3  2026-11-23 16:20:14Z  version 4, release 2, 1 queued  Progressing  labels awaited          0
+
+ops/delay in production: release 2 of version 4
+reason   labels awaited
+because  gates passed
+means    what it means
+do       what to do
+next: steersman releases rel-01a20935-4273-7a02-b659-b1c5b3ab13d6  # shows where it stands
+
+ops/delay in production: release 3 of version 4
+reason   frozen
+because  gates passed
+means    what it means
+do       what to do
+next: steersman releases rel-01a20935-4273-7a02-b659-b1c5b3ab13d6  # shows where it stands\
+""")
+
+
+def test_who_waits_for_a_release_reads_for_what_it_waits() -> None:
+    waiting = release(phase="Pending", standing=standing(reason="waits for another release"))
+    assert reports.waits_for(waiting) == snapshot(
+        "release 2 of version 4 is Pending, waits for another release: what it means"
+    )
+    assert reports.waits_for(release()) == "release 2 of version 4 is Progressing"
 
 
 def test_an_empty_installation_says_how_to_begin() -> None:

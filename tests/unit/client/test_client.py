@@ -132,6 +132,29 @@ def test_waiting_ends_when_the_release_waits_for_a_person(serve: Serve) -> None:
     assert Steersman(server.url).wait("rel-1", timeout_s=10)["phase"] == "Paused"
 
 
+def test_whoever_waits_is_told_each_time_the_release_waits_for_something_else(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steersman.client.steersman.POLL_S", 0.0)
+    reasons = iter(["waits for another release", "waits for another release", "evidence under way", "inconclusive"])
+
+    def answer(*_: object) -> tuple[int, dict[str, object]]:
+        reason = next(reasons)
+        phase = "Paused" if reason == "inconclusive" else "Pending"
+        return 200, {"id": "rel-1", "phase": phase, "completion": None, "standing": {"reason": reason}}
+
+    told: list[str] = []
+    steersman = Steersman(serve(answer).url)
+    steersman.wait("rel-1", timeout_s=10, told=lambda state: told.append(state["standing"]["reason"]))
+    assert told == ["waits for another release", "evidence under way"]
+
+
+def test_a_wait_that_was_too_short_says_for_what_the_release_still_waits(serve: Serve) -> None:
+    server = serve(lambda *_: (200, {"id": "rel-1", "phase": "Pending", "standing": {"reason": "frozen"}}))
+    with pytest.raises(errors.Unavailable, match="still Pending after 0 s: frozen"):
+        Steersman(server.url).wait("rel-1", timeout_s=0.0)
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:7700", "ftp://x", "http://u:secret@x", "http://", "http://x:99999999"])
 def test_what_is_no_address_is_refused_without_showing_a_secret(url: str) -> None:
     with pytest.raises(errors.BadRequest) as caught:

@@ -2,13 +2,16 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from steersman.console import wording
 from steersman.console.pages import FORMS, PAGES, STATIC, Console, Visit, error_page, login_page
+from steersman.decide.explaining import REASONS, Reason
 from steersman.domain.access import Access, Grant, Kind, Permission, Principal, Role
 from steersman.domain.errors import NotFound
 from steersman.domain.events import Action, Event
@@ -17,6 +20,7 @@ from steersman.ledger.entry import parse_entry
 from steersman.loop.world import Documents
 from steersman.store.database import Store
 from steersman.testing.sample import BEGINS, Sample, build_sample
+from steersman.testing.sample_hub import CASES, Case
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,11 @@ def console(sample: Sample) -> Console:
 def releases(sample: Sample, model: str = "flight-delay") -> dict[int, Release]:
     with sample.store.read() as tx:
         return {release.number: release for release in tx.releases("ops", model, "production")}
+
+
+def hub(sample: Sample, model: str) -> dict[int, Release]:
+    with sample.store.read() as tx:
+        return {release.number: release for release in tx.releases("hub", model, "production")}
 
 
 def every_page(sample: Sample, access: Access = EVERYTHING) -> dict[str, str]:
@@ -161,9 +170,39 @@ def test_forms_are_shown_to_those_who_may_and_carry_token_and_reason(sample: Sam
     }
     assert asked[Role.VIEWER] == []
     assert [path.rpartition("/")[2] for path, _ in asked[Role.OPERATOR]] == ["abort"]  # no promotion past an approval
-    assert [path.rpartition("/")[2] for path, _ in asked[Role.APPROVER]] == ["approve", "reject"]
-    for _, fields in asked[Role.OPERATOR] + asked[Role.APPROVER]:
-        assert fields == ["csrf_token", "because"]
+    assert [path.rpartition("/")[2] for path, _ in asked[Role.APPROVER]] == ["approve", "reject", "waive"]
+    for path, fields in asked[Role.OPERATOR] + asked[Role.APPROVER]:
+        more = ["version", "environment"] if path.endswith("/waive") else []
+        assert fields == ["csrf_token", *more, "because"]
+
+
+def test_a_step_is_waived_by_those_who_may_and_did_not_make_it(sample: Sample) -> None:
+    under_way = hub(sample, "runway-queue")[2].id
+    html = console(sample).release(visit(sample, EVERYTHING, release=under_way))
+    assert "/models/hub/runway-queue/waive" in [path for path, _ in outline(html).forms]
+    assert '<option value="1">1: analysis of log_loss</option>' in html
+    maker = Access(
+        principal=Principal(issuer="test", subject="noor@example.com", kind=Kind.HUMAN), grants=EVERYTHING.grants
+    )
+    for access in (someone(Grant(role=Role.OPERATOR)), maker):
+        assert "/waive" not in console(sample).release(visit(sample, access, release=under_way))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_way_to_stand_is_said_on_the_release_s_page_with_its_commands(sample: Sample, case: Case) -> None:
+    """The release's own reason, what it means, and commands that name it, or its model: no place stays open."""
+    number = 3 if case.shows is Reason.QUEUED else 2
+    html = unescape(console(sample).release(visit(sample, EVERYTHING, release=hub(sample, case.name)[number].id)))
+    box = html[html.index('aria-labelledby="standing"') : html.index("</section>", html.index('id="standing"'))]
+    assert f'id="standing">{wording.sentence(case.shows)}<' in box
+    assert box.count('<code class="command">steersman ') == len(REASONS[case.shows].choices)
+    assert not re.search(r"[{}]|None", box)
+
+
+def test_the_fleet_says_why_a_release_waits_and_why_the_newest_one_fell(sample: Sample) -> None:
+    html = console(sample).fleet(visit(sample, EVERYTHING))
+    for said in ("analysis of log_loss, split not as asked", "v2: gate failed", "evidence under way; 1 queued"):
+        assert said in html
 
 
 def test_every_form_of_every_page_has_a_route(sample: Sample) -> None:

@@ -94,6 +94,33 @@ def test_the_last_look_is_the_verdict_that_was_kept(sample: Sample) -> None:
     assert (last.estimate, last.lower, last.upper) == pytest.approx((kept.estimate, kept.lower, kept.upper), rel=1e-4)
 
 
+def hub(sample: Sample, model: str) -> views.ReleasePage:
+    with sample.store.read() as tx:
+        found = tx.releases("hub", model, "production")[1]
+        return views.release_page(tx, READER, Documents(), found.id, now=sample.now)
+
+
+def test_a_step_under_way_shows_the_verdict_it_would_be_judged_by_and_not_only_its_harm(sample: Sample) -> None:
+    (doubted,) = hub(sample, "security-wait").evidence
+    assert doubted.outcome == "error"
+    assert "sample ratio mismatch" in doubted.because
+    assert "lies below the margin" in judgements.interval(doubted).finding  # what was measured is shown all the same
+    (unlabelled,) = hub(sample, "meal-count").evidence
+    assert "coverage of labels" in unlabelled.because
+
+
+def test_what_happens_if_undecided_is_said_until_the_step_is_over(sample: Sample) -> None:
+    assert hub(sample, "runway-queue").evidence[0].otherwise
+    assert not hub(sample, "turnaround").evidence[0].otherwise
+
+
+def test_a_bake_cut_short_by_the_next_release_is_told_from_one_that_stood(sample: Sample) -> None:
+    bakes = {number: release(sample, number).steps[-1].state for number in (2, 4, 6)}
+    with sample.store.read() as tx:
+        verified = {r.number: r.verified_at is not None for r in tx.releases("ops", "flight-delay", "production")}
+    assert {n: "done" if verified[n] else "skipped" for n in bakes} == bakes
+
+
 def test_the_finding_of_a_chart_says_where_the_interval_lies(sample: Sample) -> None:
     assert "lies below the margin of 0.02" in judgements.interval(release(sample, 2).evidence[0]).finding
     assert "lies above the margin of 0.02" in judgements.interval(release(sample, 7).evidence[0]).finding

@@ -185,27 +185,63 @@ def test_a_disk_that_refuses_to_sync_refuses_the_durable_record(
     writer.close()
 
 
-def test_a_full_segment_is_synced_beside_the_loop_and_before_whoever_waits_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[tuple[str, int]] = []
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What was brought to the disk, and by which thread."""
+    found: list[tuple[str, int]] = []
     fsync = os.fsync
 
     def noted(descriptor: int) -> None:
-        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), threading.get_ident()))
+        found.append((os.readlink(f"/proc/self/fd/{descriptor}"), threading.get_ident()))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
+    return found
 
+
+def test_full_segments_of_durable_records_are_synced_beside_the_loop_before_whoever_waits_is_told(
+    tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
     async def run() -> None:
         writer = SegmentWriter(tmp_path, "router-0", segment_bytes_max=1)
         for number in range(3):
-            writer.append(CONTEXT, prediction(number))
+            writer.append(CONTEXT, prediction(number), durable=True)
         assert synced == []
         await writer.sync()
         assert {thread for _, thread in synced}.isdisjoint({threading.get_ident()})
         paths = [str(path) for _, path in capture.segments(tmp_path, "router-0")]
         assert sorted(path for path, _ in synced) == sorted([str(tmp_path), *paths])
+        writer.close()
+
+    asyncio.run(run())
+
+
+def test_nothing_is_synced_for_records_that_nobody_was_promised_on_the_disk(
+    tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    async def run() -> None:
+        writer = SegmentWriter(tmp_path, "router-0", segment_bytes_max=1)
+        for number in range(3):
+            writer.append(CONTEXT, prediction(number))
+        writer.close()
+
+    asyncio.run(run())
+    assert synced == []
+    assert len(capture.segments(tmp_path, "router-0")) == 3
+
+
+def test_a_durable_record_is_on_the_disk_when_its_segment_was_left_before_anybody_waited(
+    tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    async def run() -> None:
+        writer = SegmentWriter(tmp_path, "router-0", segment_bytes_max=1)
+        writer.append(CONTEXT, prediction(0), durable=True)
+        writer.append(CONTEXT, prediction(1))
+        writer.append(CONTEXT, prediction(2))
+        await writer.sync()
+        first, second, third = (str(path) for _, path in capture.segments(tmp_path, "router-0"))
+        assert sorted(path for path, _ in synced) == sorted([str(tmp_path), first, third])
+        assert second not in {path for path, _ in synced}
         writer.close()
 
     asyncio.run(run())

@@ -133,29 +133,35 @@ def test_a_committer_that_dies_before_its_note_commits_each_record_once(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.writer.append(NUMERIC, prediction(NUMERIC, ["a"]))
+    log.writer.close_segment()
 
     def dies(self: Committer) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Committer, "_write_note", dies)
+    log.writer.append(NUMERIC, prediction(NUMERIC, ["b"]))
+    monkeypatch.setattr(Committer, "_sync", dies)
     with pytest.raises(KeyboardInterrupt):
         Committer(log.state).commit_all()
     monkeypatch.undo()
-    log.writer.append(NUMERIC, prediction(NUMERIC, ["b"]))
+    log.writer.append(NUMERIC, prediction(NUMERIC, ["c"]))
     Committer(log.state).commit_all()
-    assert log.event_ids() == ["a", "b"]
+    assert log.event_ids() == ["a", "b", "c"]
 
 
 def test_a_lost_note_costs_reading_and_no_duplicate(log: Log) -> None:
+    log.writer.append(NUMERIC, prediction(NUMERIC, ["a0"]))
+    log.writer.close_segment()
     log.writer.append(NUMERIC, prediction(NUMERIC, ["a"]))
     Committer(log.state).commit_all()
     (log.state / "wal" / "committed.json").unlink()
     log.writer.append(NUMERIC, prediction(NUMERIC, ["b"]))
     Committer(log.state).commit_all()
-    assert log.event_ids() == ["a", "b"]
+    assert log.event_ids() == ["a", "a0", "b"]
 
 
 def test_a_new_committer_that_begins_in_the_middle_of_a_segment_knows_its_contexts(log: Log) -> None:
+    log.writer.append(NUMERIC, prediction(NUMERIC, ["a0"]))
+    log.writer.close_segment()
     log.writer.append(NUMERIC, prediction(NUMERIC, ["a"]))
     Committer(log.state).commit_all()
     log.writer.append(NUMERIC, prediction(NUMERIC, ["b"]))

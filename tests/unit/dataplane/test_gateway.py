@@ -166,7 +166,10 @@ def test_a_token_may_come_as_the_password_of_basic_authentication(stumps: Stumps
         ({"Content_Encoding": "gzip"}, 415, "content-encoding 'gzip'"),
         ({"Inference_Header_Content_Length": "9999"}, 400, "is not within"),
         ({"Inference_Header_Content_Length": "-1"}, 400, "is not within"),
+        ({"Inference_Header_Content_Length": "1" * 5_000}, 400, "is not within"),
         ({"X_Steersman_Deadline_Ms": "soon"}, 400, "is not a number of milliseconds"),
+        ({"X_Steersman_Deadline_Ms": "1" * 5_000}, 400, "is not a number of milliseconds"),
+        ({"X_Steersman_Deadline_Ms": "\xb2"}, 400, "is not a number of milliseconds"),
         ({"X_Event_Time": "2013-03-01T05:00:00Z"}, 400, "in a replay only"),
     ],
 )
@@ -195,6 +198,30 @@ def test_columns_that_do_not_fit_are_named_to_the_caller(stumps: Stumps, inputs:
     stumps.route()
     status, _, body = ask(stumps.plane, stumps.plane.infer_path, msgspec.json.encode({"inputs": inputs}))
     assert (status in (400, 422), says in msgspec.json.decode(body)["error"]) == (True, True), body
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "kept"),
+    [(10**400, 422, None), (-(10**400), 422, None), (10**30, 200, 1e30)],
+    ids=["far", "below", "wide"],
+)
+def test_a_number_no_column_holds_is_answered_in_words_and_its_row_committed(
+    stumps: Stumps, value: int, status: int, kept: float | None
+) -> None:
+    """A whole number in JSON may have thousands of digits: no float holds it, and nobody's log may stop at it."""
+    stumps.route()
+    event = f"far-{kept}-{value > 0}"
+    columns = [tensor("x", [1.0]), {**tensor("z", [0.0]), "data": [value]}]
+    body = msgspec.json.encode({"inputs": columns, "parameters": {"event_ids": [event]}})
+    answered, _, said = ask(stumps.plane, stumps.plane.infer_path, body)
+    assert (answered, status == 200 or b"column 'z'" in said) == (status, True), said
+    scored = msgspec.json.encode({"inputs": {"x": [1.0], "z": [value]}})
+    answered, _, said = ask(stumps.plane, "/ops/production/endpoints/m/invocations", scored)
+    assert answered == (200 if status == 200 else 400), said
+    stumps.plane.flush()
+    rows = stumps.plane.log.read_files(stumps.plane.log.committed_files(*stumps.plane.place, {}))
+    found = rows.filter(pl.col("event_id") == event)
+    assert found.select("status", pl.col("inputs").struct.field("z")).rows() == [(status, kept)]
 
 
 def test_a_million_rows_are_refused_and_a_hundred_thousand_answered(stumps: Stumps) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +102,30 @@ def test_router_committer_log_and_replicas_are_in_one_scrape(plane: Plane) -> No
     assert {labels["process"] for labels, _ in found["steersman_process_cpu_seconds_total"]} == set(by_process)
     [(labels, ejected)] = found["steersman_replica_ejected"]
     assert (labels["process"], ejected) == ("router-0", 0)
+
+
+def test_what_each_worker_uses_is_in_the_scrape(plane: Plane) -> None:
+    found = samples(scrape(plane)[1])
+    [(labels, cpu_s)] = found["steersman_worker_cpu_seconds_total"]
+    [(same, memory)] = found["steersman_worker_resident_memory_bytes"]
+    address = labels.pop("address")
+    assert address.startswith("127.0.0.1:")
+    wanted = {"process": "worker", "workspace": "ops", "environment": "production", "model": "m", "version": "3"}
+    assert (labels, same) == (wanted, {**wanted, "address": address})
+    [worker] = [process.pid for name, process in plane.processes.items() if name.startswith("worker")]
+    assert 0.1 < cpu_s < 60
+    assert memory == pytest.approx(psutil.Process(worker).memory_info().rss, rel=0.2)
+
+
+def test_a_worker_that_does_not_answer_is_left_out_and_not_avoided(plane: Plane) -> None:
+    [worker] = [process for name, process in plane.processes.items() if name.startswith("worker")]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        found = samples(scrape(plane)[1])
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    assert "steersman_worker_cpu_seconds_total" not in found
+    assert [value for _, value in found["steersman_replica_ejected"]] == [0]
 
 
 def test_both_text_formats_are_read_by_their_parsers(plane: Plane) -> None:

@@ -191,6 +191,14 @@ def test_a_request_and_its_question_reach_the_collector_below_the_callers_span(
     assert traces.counts == tracing.TraceCounts(exported=2)
 
 
+@pytest.mark.parametrize("size", ["many", "\u00b2048", "-1", "1" * 5_000])
+def test_a_size_of_the_queue_that_is_no_number_leaves_ours(exporting: Begin, collector: Collector, size: str) -> None:
+    traces = exporting(OTEL_BSP_MAX_QUEUE_SIZE=size)
+    request(traces)
+    traces.close()
+    assert len(collector.spans) == 2
+
+
 def test_a_request_without_a_trace_begins_one(exporting: Begin, collector: Collector) -> None:
     traces = exporting(OTEL_SERVICE_NAME="scores")
     span, _ = request(traces)

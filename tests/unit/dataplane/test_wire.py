@@ -124,6 +124,73 @@ def test_a_head_over_its_bound_is_431_and_the_end() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("behind", [b"0\r\nx: ", b"0\r\n" + b"x: y\r\n", b"5;note="], ids=["one", "many", "extension"])
+@pytest.mark.parametrize("read", [True, False], ids=["read", "unread"])
+def test_what_a_chunked_body_brings_beside_its_data_is_bounded_as_a_head_is(behind: bytes, read: bool) -> None:
+    """Also for a caller whom the app refuses without reading the body: it has its answer, and then the end."""
+
+    async def patient(exchange: Exchange) -> None:
+        await exchange.body(bytes_max=64 * 1024, timeout_s=20)
+
+    async def main() -> None:
+        async with Line(patient if read else unread) as line:
+            await line.send(CHUNKED.partition(b"2\r\n")[0], b"5\r\nhello\r\n", behind)
+            if not read:
+                assert (await line.answer())[0] == 401
+            sent = 0
+            more = behind.removeprefix(b"0\r\n") if behind.endswith(b"\r\n") else b"y"
+            packet = more * (4096 // len(more))
+            said = asyncio.create_task(line.reader.read(4096))
+            while not said.done() and sent < 1024 * 1024:
+                await line.send(packet)
+                sent += len(packet)
+            assert said.done(), sent
+            assert (
+                (said.result().startswith(b"HTTP/1.1 431") and b"trailers" in said.result())
+                if read
+                else said.result() == b""
+            )
+            assert edge.HEAD_BYTES_MAX / 2 < sent < 4 * edge.HEAD_BYTES_MAX
+            assert not line.server.state.runs, "whoever waited for the rest of the body hears that there is none"
+
+    run(main())
+
+
+def test_trailers_are_no_headers_of_the_request() -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def note(exchange: Exchange) -> None:
+        await echo(exchange)
+        seen.extend(exchange.fields)
+
+    async def main() -> None:
+        async with Line(note) as line:
+            await line.send(CHUNKED[:-2] + b"x-late: 1\r\n\r\n" + POST)
+            assert [(await line.answer())[2] for _ in range(2)] == [b"hello", b"hello"]
+
+    run(main())
+    assert [name for name, _ in seen] == [b"host", b"transfer-encoding", b"host", b"content-length"]
+
+
+def test_many_small_chunks_are_a_body_like_any_other() -> None:
+    async def main() -> None:
+        async with Line() as line:
+            line.writer.write(CHUNKED.partition(b"2\r\n")[0] + b"1\r\na\r\n" * 20_000)
+            await line.send(*[b"1\r\na\r\n"] * 20, b"0\r\n\r\n")
+            assert (await line.answer())[::2] == (200, b"a" * 20_020)
+
+    run(main())
+
+
+def test_a_length_of_more_digits_than_any_body_has_is_413() -> None:
+    async def main() -> None:
+        async with Line() as line:
+            await line.send(POST.replace(b"Length: 5", b"Length: " + b"0" * 5_000 + b"5"))
+            assert (await line.answer())[0] == 413
+
+    run(main())
+
+
 def test_a_head_slower_than_its_bound_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "HEAD_S_MAX", 0.1)
 

@@ -133,7 +133,10 @@ def test_a_request_whose_deadline_passed_while_it_waited_is_504_without_a_predic
     status, answer = wish(address, "raise", headers={"X-Steersman-Deadline-Ms": "100"})
     first.join()
     assert (status, "deadline passed" in answer["error"]) == (504, True)
-    assert wish(address, "", headers={"X-Steersman-Deadline-Ms": "soon"})[0] == 400
+    for name in ("X-Steersman-Deadline-Ms", "Inference-Header-Content-Length"):
+        for text in ("soon", "nan", "-1", "1" * 5_000):
+            status, answer = wish(address, "", headers={name: text})
+            assert (status, "not a number" in answer["error"]) == (400, True), (name, text)
     assert wish(plane.worker(wishes, **WISH), "raise", headers={"X-Steersman-Deadline-Ms": "0"})[0] == 504
 
 

@@ -18,6 +18,7 @@ from steersman.decide.rolling_out import Facts, GateFact, GuardrailReading, Move
 from steersman.decide.steering import pause, resume
 from steersman.decide.steps import GATES_STEP
 from steersman.domain import spec
+from steersman.domain.events import Action
 from steersman.domain.release import Arm, Cause, Completion, Opened, Phase, Release
 from steersman.domain.verdicts import Doubt, Outcome, Verdict
 
@@ -143,6 +144,15 @@ ENDS_AND_PAUSES: dict[Reason, Callable[[], Facts]] = {
 def test_what_the_planner_does_is_told_by_its_reason(reason: Reason) -> None:
     known = ENDS_AND_PAUSES[reason]()
     assert told(plan(known), known) is reason
+
+
+@pytest.mark.parametrize("reason", ENDS_AND_PAUSES)
+def test_the_entry_of_a_pause_or_an_end_holds_its_cause(reason: Reason) -> None:
+    move = plan(ENDS_AND_PAUSES[reason]())
+    assert move is not None
+    stops = [note for note in move.notes if note.action in (Action.RELEASE_PAUSED, Action.RELEASE_DEGRADED)]
+    if move.release.phase in (Phase.PAUSED, Phase.DEGRADED):
+        assert [note.data["cause"] for note in stops] == [str(move.release.cause)]
 
 
 def test_a_release_that_waits_for_its_first_approval_says_so_and_one_beyond_its_envelope_says_that() -> None:

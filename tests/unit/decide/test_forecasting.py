@@ -18,6 +18,7 @@ from steersman.decide.forecasting import (
     expect,
     spread_behind,
     spread_between,
+    spread_in_split,
     spread_within,
 )
 from steersman.decide.gating import HoldoutScores, gate_paired
@@ -58,6 +59,16 @@ def test_a_noisier_metric_takes_longer_and_leaves_more_undecided() -> None:
     assert noisy.undecided_harmless is not None
     assert noisy.undecided_harmless.value > steady.undecided_harmless.value
     assert noisy.decided_after is None or noisy.decided_after > (steady.decided_after or timedelta())
+
+
+def test_the_smaller_an_arm_of_a_split_the_wider_its_blocks_lie_apart() -> None:
+    groups = [[(0.01, 0.1), (-0.02, 0.1), (0.03, 0.1)]]
+    tenth, half = (spread_in_split(groups, weight=weight, source="release 2") for weight in (0.1, 0.5))
+    assert tenth is not None
+    assert half is not None
+    assert tenth.sd == pytest.approx(np.std([0.01, -0.02, 0.03], ddof=1))
+    assert half.sd == pytest.approx(tenth.sd * math.sqrt(0.1 * 0.9 / 0.25))
+    assert spread_in_split([], weight=0.1, source="nothing") is None
 
 
 def test_a_metric_that_never_decides_says_so_with_no_time() -> None:

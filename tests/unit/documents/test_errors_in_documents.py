@@ -94,6 +94,16 @@ STEPS = "spec.environments.production.strategy.canary"
         ),
         (
             "  gates:",
+            "  metrics: [{name: cost, entryPoint: acme, expression: score, direction: lower}]\n  gates:",
+            "spec.metrics[0]: write one of expression and entryPoint",
+        ),
+        (
+            "  gates:",
+            "  metrics: [{name: cost, direction: lower}]\n  gates:",
+            "spec.metrics[0]: write one of expression and entryPoint",
+        ),
+        (
+            "  gates:",
             "  metrics: [{name: cost, expression: price * 2, direction: lower}]\n  gates:",
             "spec.metrics[0]: expression: it does not name score, so it is the same for every version",
         ),

@@ -11,11 +11,13 @@ from steersman.decide.approving import approvals_required
 from steersman.domain.linting import Finding, Level, lint
 from steersman.domain.spec import (
     Analysis,
+    AnalysisMode,
     Approval,
     Bake,
     Canary,
     EnvironmentPolicy,
     EnvironmentSpec,
+    EvidenceUnit,
     GroundTruth,
     Incidents,
     InferenceLog,
@@ -76,6 +78,20 @@ def test_an_analysis_says_how_long_it_may_take_and_what_happens_then() -> None:
     assert "steps[1].analysis: no maxDuration" in found
     assert "steps[1].analysis: no onInconclusive" in found
     assert "no analysis is critical" in found
+
+
+def test_few_requests_of_what_has_no_range_are_found() -> None:
+    few = replace(SOUND, metrics=("brier", "log_loss"), unit=EvidenceUnit.ROW, rows_min=200)
+    found = said(lint(model(Mirror(), few, *STEPS[2:])))
+    assert (
+        "steps[1]: rowsMin 200: log_loss cannot be judged by fewer than 500 requests (a single request's harm" in found
+    )
+    lots = replace(SOUND, mode=AnalysisMode.SPLIT, metrics=("brier",), unit=EvidenceUnit.ROW, rows_min=200)
+    assert "brier cannot be judged by fewer than 500 requests (in a split" in said(
+        lint(model(*STEPS[2:3], lots, *STEPS[3:]))
+    )
+    assert lint(model(Mirror(), replace(few, metrics=("brier",)), *STEPS[2:])) == []
+    assert lint(model(Mirror(), replace(few, rows_min=500), *STEPS[2:])) == []
 
 
 def test_automatic_retraining_does_not_wait_for_a_person_by_accident() -> None:

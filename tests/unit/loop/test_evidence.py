@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,15 +13,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from steersman.domain import spec
 from steersman.domain.metrics import Direction
 from steersman.domain.verdicts import Outcome, Verdict
+from steersman.loop.comparing import compare_pairs
 from steersman.loop.observer import Pairing, observe_pairing
-from steersman.loop.weighing import weigh
-from steersman.ports import Answers, PairedRows, SplitRows
+from steersman.loop.weighing import blocks_of, weigh
+from steersman.ports import Answers, Measure, PairedRows, SplitRows
+from steersman.stats.performance import evaluate
+from steersman.store import tables
 from steersman.store.records import PairBlock
-from steersman.testing.fakes import EPOCH
+from steersman.testing.fakes import EPOCH, FakeMetric
 from steersman.testing.story import Story
 
 START = EPOCH + timedelta(days=60)
@@ -316,6 +322,120 @@ def test_agreement_and_shift_of_scores_need_no_label(story: Story) -> None:
     assert estimate(found["agreement"]) == pytest.approx(0.10, abs=0.01)
     assert estimate(found["score_shift"]) == pytest.approx(0.08, abs=0.01)
     assert {verdict.outcome for verdict in found.values()} == {Outcome.FAILED}
+
+
+def of_distribution(story: Story, measure: Measure) -> spec.DeclaredMetric:
+    """A metric that the installation has by entry point, as a document declares it."""
+    metrics = {"sharpness": FakeMetric(measure)}
+    story.world = dataclasses.replace(story.world, metrics=metrics)
+    return spec.DeclaredMetric(name="sharp", entry_point="sharpness", direction=Direction.HIGHER)
+
+
+SHARP = {
+    "paired": spec.Analysis(metrics=("sharp",), margin=0.02),
+    "split": spec.Analysis(metrics=("sharp",), margin=0.02, mode=SPLIT),
+}
+
+
+@pytest.mark.parametrize("analysis", SHARP.values(), ids=SHARP)
+def test_a_metric_of_an_installed_distribution_is_measured_block_by_block(
+    story: Story, analysis: spec.Analysis
+) -> None:
+    declared = of_distribution(story, lambda scores, labels: np.mean((scores > 0.5) == (labels == 1)))
+    worse = Requests(errors=lambda _day, candidate: 0.15 if candidate else 0.05, weight=lambda _hour: 0.3, days=12)
+    verdict = verdicts(story, worse, analysis, declared=[declared])["sharp"]
+    assert verdict.outcome is Outcome.FAILED
+    assert estimate(verdict) == pytest.approx(0.10, abs=0.02)
+
+
+@pytest.mark.parametrize("analysis", SHARP.values(), ids=SHARP)
+def test_what_an_installed_metric_raises_is_an_error_that_tells_it(story: Story, analysis: spec.Analysis) -> None:
+    def raises(_scores: Any, _labels: Any) -> float:
+        raise ZeroDivisionError("no weight at all")
+
+    declared = of_distribution(story, raises)
+    found = verdicts(story, Requests(errors=equal, days=6), analysis, declared=[declared])["sharp"]
+    assert found.outcome is Outcome.ERROR
+    assert found.because == ("sharp: it raised in 6 blocks, first 2013-03-02: ZeroDivisionError: no weight at all")
+    assert found.estimate is None
+
+
+def test_an_infinite_number_and_writing_to_the_arrays_are_errors_and_nan_is_no_evidence(story: Story) -> None:
+    def writes(scores: Any, _labels: Any) -> float:
+        scores[0] = 1.0
+        return 0.0
+
+    said = {}
+    for name, measure in {
+        "infinite": lambda _s, _l: math.inf,
+        "writes": writes,
+        "nan": lambda _s, _l: math.nan,
+    }.items():
+        declared = of_distribution(story, measure)
+        requests = Requests(errors=equal, days=2)
+        rows = requests.paired(since=START, until=START + DAY, as_of=START + 90 * DAY, slices=())
+        (one,) = compare_pairs(rows, (), {"sharp": declared.direction}, {"sharp": measure})
+        said[name] = (one.raised.get("sharp"), one.contrasts)
+    assert said == {
+        "infinite": ("ValueError: it is infinite", {}),
+        "writes": ("ValueError: assignment destination is read-only", {}),
+        "nan": (None, {}),
+    }
+
+
+def test_a_metric_that_is_installed_no_more_is_an_error(story: Story) -> None:
+    gone = spec.DeclaredMetric(name="sharp", entry_point="sharpness", direction=Direction.HIGHER)
+    found = verdicts(story, Requests(errors=equal, days=6), SHARP["paired"], declared=[gone])["sharp"]
+    assert found.outcome is Outcome.ERROR
+    assert "MetricError: no metric 'sharpness' is installed here any more" in found.because
+
+
+@pytest.mark.parametrize("analysis", [PAIRED, ANALYSIS], ids=["paired", "split"])
+def test_precision_recall_and_f1_are_judged_by_the_sums_of_all_blocks(story: Story, analysis: spec.Analysis) -> None:
+    """In a split whose weight changes too, while the error rate drifts: what is summed up stands for all requests."""
+    ramp = Requests(
+        errors=lambda day, candidate: (0.09 if candidate else 0.05) + (0.0 if day < 10 else 0.1),
+        weight=lambda hour: 0.1 if hour < 240 else 0.5,
+        days=20,
+    )
+    asked = asking(analysis, metrics=("precision", "recall", "f1"))
+    found = verdicts(story, ramp, asked)
+    for metric, verdict in found.items():
+        ours, theirs = (
+            evaluate(metric, np.where(ramp.truth != wrong, 0.9, 0.1), ramp.truth)
+            for wrong in (ramp.wrong[True], ramp.wrong[False])
+        )
+        assert estimate(verdict) == pytest.approx(theirs - ours, abs=0.015 if analysis is ANALYSIS else 0.001), metric
+        assert verdict.method == f"student mixture sequence over sums, each bound {1 - 0.05 / 3:.1%}", metric
+
+
+def test_blocks_that_an_older_steersman_kept_without_sums_are_judged_by_their_days(story: Story) -> None:
+    asked = asking(PAIRED, metrics=("precision",))
+    verdicts(story, Requests(errors=equal, days=8), asked)
+    with story.store.write() as tx:
+        first = (tables.pair_block.c.block == START.isoformat(),)
+        tx._connection.execute(sa.update(tables.pair_block).where(*first).values(numerator_compared=None))
+    with story.store.read() as tx:
+        verdict = weigh(tx, pairing_of(asked), "precision", asked)
+        blocks = blocks_of(tx, pairing_of(asked), "precision")
+    assert verdict.method == "student mixture sequence, each bound 95.0%"
+    assert estimate(verdict) == pytest.approx(np.mean([block.harm for block in blocks]))
+
+
+def test_few_requests_are_judged_where_the_document_says_so_and_the_metric_has_a_range(story: Story) -> None:
+    few = Requests(errors=lambda _day, _candidate: 0.0, days=1, rows=400)
+    analysis = asking(PAIRED, unit=spec.EvidenceUnit.ROW, rows_min=100, metrics=("accuracy", "log_loss"))
+    found = verdicts(story, few, analysis)
+    assert found["accuracy"].outcome is Outcome.SUCCESSFUL
+    assert found["accuracy"].method == "empirical-Bernstein sequence over requests, each bound 98.8%"
+    assert found["log_loss"].outcome is Outcome.ERROR
+    assert "leave rowsMin out" in found["log_loss"].because
+
+
+def test_in_a_split_few_requests_are_an_error_for_they_are_weighted(story: Story, tmp_path: Path) -> None:
+    few = Requests(errors=equal, days=1, rows=400, weight=lambda _hour: 0.5)
+    analysis = asking(ANALYSIS, unit=spec.EvidenceUnit.ROW, rows_min=100)
+    assert verdicts(story, few, analysis)["accuracy"].outcome is Outcome.ERROR
 
 
 @pytest.mark.parametrize(("direction", "sign"), [(Direction.LOWER, -1), (Direction.HIGHER, 1)])

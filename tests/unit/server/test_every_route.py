@@ -7,6 +7,7 @@ are refused what takes more. Horizontal: whoever may do everything in one worksp
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlencode
 
 import pytest
 from starlette.applications import Starlette
@@ -163,6 +164,48 @@ def _release_of_theirs(parts: Assembled) -> str:
         if not known:
             tx.add_release(release)
     return release.id
+
+
+NOT_NUMBERS = ["1" * 5_000, "\u00b2", "\u0663", "-1", "1e3", "0x1", "1_0", " 1", ""]
+"""What `int` raises at, or reads as something nobody wrote; the second is a digit to `str.isdigit`."""
+
+
+@pytest.mark.parametrize("text", NOT_NUMBERS, ids=[one[:8] for one in NOT_NUMBERS])
+def test_a_text_that_is_no_number_is_refused_in_words_wherever_a_number_is_read(
+    parts: Assembled, app: Starlette, text: str
+) -> None:
+    admin = token(parts, roles=(Role.ADMIN, Role.OPERATOR, Role.VIEWER), workspace="*")
+    for name in ("from", "limit"):
+        answer = ask(app, "GET", "/api/v1/ledger", admin, query=urlencode({name: text}))
+        assert (answer.status, b"`from` is an index" in answer.body) == (400, True), (name, answer.body)
+    if text and "/" not in text:
+        for method, behind in (("GET", "checks"), ("POST", "checks"), ("POST", "retire")):
+            answer = ask(app, method, f"/api/v1/models/ours/delay/versions/{text}/{behind}", admin, {"reason": "old"})
+            assert (answer.status, b"is no version number" in answer.body) == (400, True), (behind, answer.body)
+    assert ask(app, "GET", "/ledger", admin, query=urlencode({"page": text})).status == 200
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
+def test_a_number_no_database_holds_is_refused_in_words(parts: Assembled, app: Starlette, number: int) -> None:
+    admin = token(parts, roles=(Role.ADMIN, Role.OPERATOR, Role.VIEWER), workspace="*")
+    approver = token(parts, roles=(Role.APPROVER, Role.VIEWER), workspace="ours")
+    for headers, name, behind in (
+        (admin, "number", "versions"),
+        (admin, "version", "releases"),
+        (admin, "version", "plan"),
+        (approver, "version", "waivers"),
+    ):
+        body = {name: number, "because": "known", "skip": "1"}
+        answer = ask(app, "POST", f"/api/v1/models/ours/delay/{behind}", headers, body)
+        assert (answer.status, b"must be a whole number up to" in answer.body) == (400, True), (behind, answer.body)
+
+
+def test_a_body_that_is_no_text_is_refused_in_words(parts: Assembled, app: Starlette) -> None:
+    admin = token(parts, roles=(Role.ADMIN, Role.OPERATOR, Role.VIEWER), workspace="*")
+    sent = {**admin, "Content-Type": "application/json", "Origin": f"http://{HOST}"}
+    raw = b'{"documents": "\xff"}'
+    answer = asyncio.run(call(app, "POST", "/api/v1/documents", headers=list(sent.items()), body=raw, host=HOST))
+    assert (answer.status, b"the body is not JSON" in answer.body) == (400, True), answer.body
 
 
 def test_documents_of_another_workspace_cannot_be_applied(app: Starlette, ours: Headers) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from starlette.applications import Starlette
@@ -127,6 +128,25 @@ def test_a_validator_waives_and_everybody_who_reads_sees_it(parts: Assembled) ->
     looking = [*person(parts, "leo", Role.VIEWER).items()]
     answer = asyncio.run(call(app, "GET", "/api/v1/models/default/delay/waivers", headers=looking, body=b"", host=HOST))
     assert [w["id"] for w in json.loads(answer.body)] == [waiver["id"]]
+
+
+def test_a_waiver_given_in_the_console_leads_to_the_release_that_uses_it_or_to_the_model(parts: Assembled) -> None:
+    app, headers = build(parts), person(parts, "vera", Role.VALIDATOR)
+
+    def waived(**fields: str) -> Answer:
+        sent = {**headers, "Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://{HOST}"}
+        body = urlencode({"environment": "production", "because": "read and understood", **fields}).encode()
+        return asyncio.run(
+            call(app, "POST", "/models/default/delay/waive", headers=list(sent.items()), body=body, host=HOST)
+        )
+
+    given = waived(version="1", skip="staging")
+    assert (given.status, given.headers.get("location")) == (303, "/models/default/delay?environment=production")
+    with parts.store.read() as tx:
+        (waiver,) = tx.agreements.waivers("default", "delay")
+    assert (waiver.actor, waiver.skips, waiver.because) == ("vera", "staging", "read and understood")
+    assert b"no version was chosen" in waived(version="one", skip="staging").body
+    assert b"is nothing that can be waived" in waived(version="1", skip="9").body
 
 
 def test_a_waiver_says_how_long_in_words_that_are_understood(parts: Assembled) -> None:

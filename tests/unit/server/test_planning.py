@@ -25,7 +25,7 @@ def planned(
     sample: Sample, model: str = "flight-delay", version: int = 11, replicas: Sequence[RunningReplica] = ()
 ) -> dict[str, Any]:
     documents = Documents()
-    workspace = "ground" if model == "baggage-load" else "ops"
+    workspace = {"baggage-load": "ground", "runway-queue": "hub", "late-passenger": "hub"}.get(model, "ops")
     with sample.store.read() as tx:
         document = documents.model(tx, workspace, model)
         return plan(
@@ -55,6 +55,33 @@ def test_it_forecasts_each_judged_step_from_the_evidence_of_releases_before(samp
     assert 0.5 < analysis["promoted_harmless"]["value"] <= 1.0
     assert 0.5 < analysis["caught_harmful"]["value"] <= 1.0
     assert planned(sample)["duration"]["to_promotion_s"] > timedelta(days=5).total_seconds()
+
+
+def test_a_split_is_forecast_from_the_splits_before_at_the_share_it_will_have(sample: Sample) -> None:
+    (analysis,) = planned(sample, "runway-queue", version=2)["evidence"]
+    assert (analysis["unknown"], analysis["spread"]["source"]) == (None, "split blocks of release 2")
+    assert 0.0 < analysis["promoted_harmless"]["value"] <= 1.0
+    assert planned(sample, "runway-queue", version=2)["duration"]["to_promotion_s"] is not None
+
+
+def test_metrics_and_slices_share_alpha_in_the_forecast_as_in_the_verdict(sample: Sample) -> None:
+    analysis, bake = planned(sample, "late-passenger", version=2)["evidence"]
+    assert (analysis["parts"], analysis["alpha"]) == (4, 0.05 / 4)  # all requests, and three terminals
+    assert (bake["parts"], bake["alpha"]) == (1, 0.05)
+    told = reports.plan(msgspec.json.decode(msgspec.json.encode(planned(sample, "late-passenger", version=2))))
+    assert "3, judged beside the whole; each bound may be wrong with 1.25%" in told
+
+
+def test_the_environment_before_is_named_with_whether_the_version_has_been_through_it(sample: Sample) -> None:
+    proved, unproved = (planned(sample, "missed-connection", version=n) for n in (2, 1))
+    assert (proved["after"]["environment"], proved["after"]["proved_by"]) == ("staging", 1)
+    assert unproved["after"]["proved_by"] is None
+    assert planned(sample)["after"] is None
+    said = [reports.plan(msgspec.json.decode(msgspec.json.encode(found))) for found in (proved, unproved)]
+    assert "after      staging: stood its bake there with release 1" in said[0]
+    assert "a release would be refused" in said[1]
+    assert "next: steersman release ops/missed-connection 1 --environment staging" in said[1]
+    assert "--environment staging" not in said[0]
 
 
 def test_it_says_what_the_new_version_and_the_document_change(sample: Sample) -> None:

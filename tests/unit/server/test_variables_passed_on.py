@@ -28,3 +28,9 @@ def test_where_traces_go_and_packages_come_from_is_told_to_one_process_each(
     for name, value in GIVEN.items():
         monkeypatch.setenv(name, value)
     assert environment_of(process).keys() & GIVEN.keys() == seen
+
+
+def test_only_the_committer_has_its_allocators_told_to_give_back() -> None:
+    assert {name for name in ("router", "control", "committer") if "_RJEM_MALLOC_CONF" in environment_of(name)} == {
+        "committer"
+    }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steersman.domain.metrics import COMPARISONS, LATENCIES, MEANS, METRICS, PAIRS_ONLY, Direction
+from steersman.domain.metrics import COMPARISONS, HARM_RANGES, LATENCIES, MEANS, METRICS, PAIRS_ONLY, Direction
 from steersman.stats import performance
 from steersman.stats.contrasts import (
     agreement_rows,
@@ -37,6 +37,7 @@ def test_the_lists_of_what_is_a_mean_agree() -> None:
     of_rows = {name for name, metric in performance.METRICS.items() if metric.rows is not None}
     assert of_rows | (set(COMPARISONS) - set(LATENCIES)) == MEANS
     assert set(COMPARISONS) >= PAIRS_ONLY
+    assert set(HARM_RANGES) < MEANS
     assert not set(METRICS) & set(COMPARISONS)
 
 
@@ -51,6 +52,45 @@ def test_in_pairs_harm_is_the_difference_of_the_metric_over_rows_both_scored(see
     assert found.harm == pytest.approx(sign * (ours - theirs))
     assert (found.spread is not None) == (metric in MEANS)
     assert found.n == int(kept.sum())
+
+
+@given(scores=st.tuples(st.floats(0, 1), st.floats(0, 1)), label=st.sampled_from([0.0, 1.0]))
+def test_the_harm_of_one_request_lies_in_the_range_that_is_said_of_it(
+    scores: tuple[float, float], label: float
+) -> None:
+    ours, theirs = (np.array([score] * 2) for score in scores)
+    labels = np.array([label] * 2)
+    found = {metric: performance_in_pairs(metric, ours, theirs, labels, rows_min=2) for metric in ("accuracy", "brier")}
+    alike = agreement_rows(ours, theirs)
+    found["agreement"] = means_in_pairs("agreement", alike, np.ones(2), rows_min=2)
+    for metric, contrast in found.items():
+        low, high = HARM_RANGES[metric]
+        assert contrast is not None
+        assert low <= contrast.harm <= high
+
+
+def test_sums_in_a_split_stand_for_all_requests_of_the_block() -> None:
+    random = np.random.default_rng(9)
+    labels = (random.random(20_000) < 0.4).astype(float)
+    scores = np.where(random.random(20_000) < 0.8, labels, 1 - labels)
+    drawn = random.random(20_000) < 0.1
+    found = performance_in_split("precision", scores, labels, candidate=drawn, probability=np.full(20_000, 0.1))
+    assert found is not None
+    assert found.sums is not None
+    named = np.count_nonzero(scores >= 0.5)
+    assert found.sums.denominator == pytest.approx(named, rel=0.1)
+    assert found.sums.denominator_reference == pytest.approx(named, rel=0.05)
+    assert found.sums.counted == pytest.approx(np.count_nonzero(drawn & (scores >= 0.5)))
+
+
+def test_a_block_without_anything_to_divide_by_is_no_contrast() -> None:
+    low, labels = np.full(50, 0.1), np.zeros(50)
+    assert performance_in_pairs("precision", low, low, labels) is None
+    assert performance_in_pairs("recall", low, low, labels) is None
+    some = performance_in_pairs("f1", np.full(50, 0.9), low, labels)
+    assert some is not None
+    assert some.sums is not None
+    assert (some.sums.denominator, some.sums.denominator_reference) == (50, 0)
 
 
 def test_the_spread_is_that_of_the_single_rows_harms() -> None:

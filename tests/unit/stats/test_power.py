@@ -19,13 +19,29 @@ def test_without_noise_harmless_is_promoted_and_harmful_caught_at_the_first_look
     assert told.promoted_harmless_between[0] > 0.9
 
 
-@pytest.mark.parametrize("unit", list(EvidenceUnit))
-def test_it_says_what_the_judge_does(unit: EvidenceUnit) -> None:
+@pytest.mark.parametrize(
+    ("unit", "rows", "rows_min", "sd"),
+    [
+        (EvidenceUnit.BLOCK, 200, 500, 0.025),
+        (EvidenceUnit.ROW, 200, 500, 0.025),
+        (EvidenceUnit.ROW, 60, 100, 0.06 / 60**0.5),
+    ],
+    ids=["blocks", "rows", "few rows"],
+)
+def test_it_says_what_the_judge_does(unit: EvidenceUnit, rows: int, rows_min: int, sd: float) -> None:
     """The same releases, forecast and judged look by look."""
-    sd, margin, runs, days, rows = 0.025, 0.02, 150, 10, 200
+    margin, runs, days = 0.02, 150, 10
     row_sd = sd * rows**0.5 if unit is EvidenceUnit.ROW else sd
     told = forecast(
-        sd=row_sd, margin=margin, blocks_max=days, unit=unit, n_per_block=rows, rows_min=500, seed=3, runs=runs
+        sd=row_sd,
+        margin=margin,
+        blocks_max=days,
+        unit=unit,
+        n_per_block=rows,
+        rows_min=rows_min,
+        harm_range=(-1.0, 1.0),
+        seed=3,
+        runs=runs,
     )
     noise = np.random.default_rng(3).standard_normal((runs, days)) * sd
     outcomes = []
@@ -33,11 +49,20 @@ def test_it_says_what_the_judge_does(unit: EvidenceUnit) -> None:
         outcome = Outcome.INCONCLUSIVE
         for n in range(1, days + 1):
             blocks = [BlockEvidence(harm=harm, n=rows, spread=row_sd) for harm in run[:n]]
-            outcome = judge_evidence(blocks, metric="brier", margin=margin, unit=unit, rows_min=500).outcome
+            outcome = judge_evidence(
+                blocks, metric="brier", margin=margin, unit=unit, rows_min=rows_min, harm_range=(-1.0, 1.0)
+            ).outcome
             if outcome is not Outcome.INCONCLUSIVE:
                 break
         outcomes.append(outcome)
     assert told.promoted_harmless == pytest.approx(outcomes.count(Outcome.SUCCESSFUL) / runs, abs=0.02)
+
+
+def test_few_requests_of_a_metric_without_a_range_are_not_forecast_to_decide_anything() -> None:
+    asked = {"sd": 0.02, "margin": 0.02, "unit": EvidenceUnit.ROW, "n_per_block": 100, "rows_min": 100}
+    with_range = forecast(blocks_max=4, harm_range=(-1.0, 1.0), **asked)  # type: ignore[arg-type]
+    without = forecast(blocks_max=4, **asked)  # type: ignore[arg-type]
+    assert (with_range.promoted_harmless, without.promoted_harmless) == (1.0, 0.0)
 
 
 def test_the_median_is_near_the_blocks_needed_without_noise_in_the_estimate() -> None:

@@ -6,8 +6,10 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from steersman.store.database import Store
-from steersman.store.records import Cohort, PairBlock
+from steersman.store.records import Cohort, PairBlock, Unmeasured
 from steersman.store.tables import SCHEMA_VERSION
 
 SCHEMA_1 = """
@@ -21,6 +23,15 @@ CREATE TABLE pair_block (
     UNIQUE (workspace, environment, model, reference, compared, metric, block)
 );
 INSERT INTO pair_block VALUES ('ops', 'production', 'm', 'a', 'b', 'roc_auc', '2013-03-01T00:00:00+00:00', 0.01, 0.7, 0.69, 900);
+"""
+
+TO_SCHEMA_2 = """
+UPDATE installation SET value = '2' WHERE name = 'schema';
+ALTER TABLE pair_block ADD COLUMN mode VARCHAR(20) NOT NULL DEFAULT 'paired';
+ALTER TABLE pair_block ADD COLUMN slice VARCHAR(400) NOT NULL DEFAULT '';
+ALTER TABLE pair_block ADD COLUMN spread FLOAT;
+ALTER TABLE pair_block ADD COLUMN n_reference INTEGER;
+ALTER TABLE pair_block ADD COLUMN n_compared INTEGER;
 """
 
 DAY = datetime(2013, 3, 1, tzinfo=UTC)
@@ -56,6 +67,30 @@ def test_a_database_that_was_taken_over_is_opened_again_as_it_is(tmp_path: Path)
     Store.at(tmp_path).close()
     with Store.at(tmp_path).read() as tx:
         assert tx.evidence.pair_blocks(**PAIR, metric="roc_auc", since=DAY) == [OLD]
+
+
+def test_evidence_of_the_second_schema_has_no_sums_and_new_evidence_beside_it_has(tmp_path: Path) -> None:
+    of_schema_1(tmp_path)
+    with sqlite3.connect(tmp_path / "control.db") as connection:
+        connection.executescript(TO_SCHEMA_2)
+    store = Store.at(tmp_path)
+    sums = {
+        "numerator_reference": 7.0,
+        "denominator_reference": 9.0,
+        "numerator_compared": 6.0,
+        "denominator_compared": 8.0,
+    }
+    ratio = msgspec.structs.replace(OLD, metric="precision", **sums)
+    raised = Unmeasured(**PAIR, metric="acme", block=DAY, mode="paired", slice="", because="ValueError: no")
+    with store.write() as tx:
+        tx.evidence.add_pair_block(ratio)
+        tx.evidence.add_unmeasured(raised)
+    with store.read() as tx:
+        assert tx.setting("schema") == "3"
+        assert tx.evidence.pair_blocks(**PAIR, metric="roc_auc", since=DAY) == [OLD]
+        assert tx.evidence.pair_blocks(**PAIR, metric="precision", since=DAY) == [ratio]
+        assert tx.evidence.unmeasured(**PAIR, metric="acme", since=DAY) == [raised]
+        assert tx.evidence.unmeasured(**PAIR, metric="acme", since=DAY, mode="split") == []
 
 
 def test_a_cohort_is_kept_for_each_mode_and_slice(tmp_path: Path) -> None:

@@ -104,7 +104,11 @@ def is_identifier(text: str, prefix: str) -> bool:
 def _followed(steersman: Steersman, answer: Json, arguments: argparse.Namespace) -> int:
     state = _state(answer)
     if arguments.wait is not None and state.get("id"):
-        answer = steersman.wait(str(state["id"]), timeout_s=arguments.wait)
+        answer = steersman.wait(
+            str(state["id"]),
+            timeout_s=arguments.wait,
+            told=lambda waiting: say(reports.waits_for(waiting), arguments.output),
+        )
         state = _state(answer)
     report(answer, arguments.output, lambda: reports.release(state))
     if answer.get("blocked") or state.get("phase") == Phase.PAUSED:

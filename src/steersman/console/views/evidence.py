@@ -15,7 +15,7 @@ from steersman.domain.verdicts import Outcome
 from steersman.ledger.entry import Entry
 from steersman.loop.gathering import pairing_of
 from steersman.loop.observer import Pairing
-from steersman.loop.weighing import blocks_of, by_slice, checks, cohorts_of, judge_blocks, share_of_alpha
+from steersman.loop.weighing import blocks_of, by_slice, checks, cohorts_of, judge_blocks, share_of_alpha, weigh
 from steersman.store.records import Cohort
 from steersman.store.transaction import Transaction
 
@@ -58,7 +58,11 @@ def judging(
         cohorts = {cohort.block: cohort for cohort in cohorts_of(tx, pairing) if not cohort.slice}
         told = [_told(tx, pairing, step, metric, index, until, cohorts) for metric in step.metrics]
         kept = {v.name: v for v in verdicts if v.step == index and v.kind in ("analysis", "bake")}
-        found += [_concluded(one, kept.get(one.metric)) for one in told if one is not None]
+        found += [
+            _concluded(one, kept[one.metric]) if one.metric in kept else _so_far(tx, pairing, step, one)
+            for one in told
+            if one is not None
+        ]
     return Judging(evidence=tuple(found), checks=tuple(sound))
 
 
@@ -113,9 +117,14 @@ def _told(
     return replace(found, slices=tuple(slices), otherwise=otherwise, ends_at=ends_at, mode=str(pairing.mode))
 
 
-def _concluded(told: Evidence, kept: VerdictView | None) -> Evidence:
+def _concluded(told: Evidence, kept: VerdictView) -> Evidence:
     """With the verdict the step was concluded on, which later blocks do not change."""
-    if kept is None:
-        return told
     decided = kept.n if kept.n_unit in ("days", "blocks") else None
-    return replace(told, verdict=kept, decided=decided)
+    return replace(told, verdict=kept, decided=decided, otherwise="")
+
+
+def _so_far(tx: Transaction, pairing: Pairing, step: spec.Analysis | spec.Bake, told: Evidence) -> Evidence:
+    """With what the step would be judged by now: its slices count too, and whether the comparison is one at all."""
+    now = weigh(tx, pairing, told.metric, step)
+    verdict = present_view(now, kind=told.verdict.kind, name=told.metric, step=told.verdict.step, at=told.verdict.at)
+    return replace(told, verdict=verdict)

@@ -14,7 +14,8 @@ from steersman.domain import spec
 from steersman.domain.access import Access, Permission
 from steersman.domain.events import Action
 from steersman.domain.incident import Incident
-from steersman.domain.release import Phase, Release
+from steersman.domain.release import NOT_MADE, Phase, Release
+from steersman.loop.standing import standing
 from steersman.loop.world import Documents
 from steersman.store.transaction import Transaction
 
@@ -33,9 +34,15 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentView:
+    """`reason` is why the active release stands where it stands, or why the newest one, `fallen`, did not make it; `queued`
+    releases wait behind the active one."""
+
     name: str
     live: Release | None
     active: Release | None
+    fallen: Release | None
+    reason: str
+    queued: int
     step: str
     steps_done: int
     steps: int
@@ -78,6 +85,12 @@ class Fleet:
         return tuple(r for r in active if r is not None and r.phase is Phase.PAUSED)
 
     @property
+    def fallen(self) -> tuple[Release, ...]:
+        """Newest releases of their place that did not make it."""
+        cards = [card for _, cards in self.workspaces for card in cards]
+        return tuple(env.fallen for card in cards for env in card.environments if env.fallen is not None)
+
+    @property
     def incidents(self) -> tuple[Incident, ...]:
         return tuple(i for _, cards in self.workspaces for card in cards for i in card.incidents)
 
@@ -87,7 +100,7 @@ def fleet(tx: Transaction, access: Access, documents: Documents, *, now: datetim
     cards = [_card(tx, model, documents, now) for model in models]
     names = sorted({card.workspace for card in cards})
     grouped = tuple((name, tuple(_by_liveliness(c for c in cards if c.workspace == name))) for name in names)
-    grouped = tuple(sorted(grouped, key=lambda pair: (-sum(card.releases for card in pair[1]), pair[0])))
+    grouped = tuple(sorted(grouped, key=lambda pair: (-max(card.releases for card in pair[1]), pair[0])))
     size = tx.ledger.size()
     recent = [entry_view(row) for row in tx.ledger.rows(max(size - 3 * RECENT_ENTRIES, 0))]
     return Fleet(
@@ -119,7 +132,7 @@ def _card(tx: Transaction, document: spec.Model, documents: Documents, now: date
         type=str(document.spec.type),
         tier=document.spec.tier,
         environments=tuple(
-            _environment(tx, environment, [r for r in releases if r.environment == environment], documents)
+            _environment(tx, environment, [r for r in releases if r.environment == environment], documents, now)
             for environment in reversed(names)
         ),
         incidents=tuple(incident for incident in tx.incidents(workspace, name) if is_open(incident)),
@@ -132,8 +145,12 @@ def _card(tx: Transaction, document: spec.Model, documents: Documents, now: date
     )
 
 
-def _environment(tx: Transaction, name: str, releases: Sequence[Release], documents: Documents) -> EnvironmentView:
+def _environment(
+    tx: Transaction, name: str, releases: Sequence[Release], documents: Documents, now: datetime
+) -> EnvironmentView:
     active = routing.in_progress(releases)
+    fallen = releases[-1] if active is None and releases and releases[-1].completion in NOT_MADE else None
+    told = active or fallen
     step, done, total = "", 0, 0
     if active is not None:
         model = documents.revision(tx, active.document)
@@ -143,7 +160,15 @@ def _environment(tx: Transaction, name: str, releases: Sequence[Release], docume
         if active.phase is Phase.PENDING or active.resumes is Phase.PENDING:
             step = "before the first step"
     return EnvironmentView(
-        name=name, live=routing.live(releases), active=active, step=step, steps_done=done, steps=total
+        name=name,
+        live=routing.live(releases),
+        active=active,
+        fallen=fallen,
+        reason="" if told is None else standing(tx, documents, told, now=now).reason,
+        queued=sum(r.active for r in releases) - (active is not None),
+        step=step,
+        steps_done=done,
+        steps=total,
     )
 
 

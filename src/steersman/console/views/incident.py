@@ -15,6 +15,7 @@ from steersman.domain.events import Action
 from steersman.domain.incident import Finding, Incident, IncidentState, Training
 from steersman.domain.release import Release
 from steersman.domain.verdicts import Verdict
+from steersman.loop.observer import differences
 from steersman.loop.watching import recovery_blocks
 from steersman.loop.world import Documents
 from steersman.store.records import PairBlock
@@ -102,8 +103,7 @@ def _evidence(tx: Transaction, documents: Documents, incident: Incident, release
     alpha = spec.Bake(duration=timedelta(days=1)).alpha
 
     def judge(known: Sequence[PairBlock]) -> Verdict:
-        harms = [block.harm for block in known]
-        return judge_paired(harms, margin=0.0, metric=compared.metric, blocks_min=MATURED_DAYS_MIN, alpha=alpha)
+        return judge_paired(differences(compared.metric, known), margin=0.0, blocks_min=MATURED_DAYS_MIN, alpha=alpha)
 
     block = timedelta(days=1)
     found = evidence("recovery", compared.metric, blocks, judge, margin=0.0, blocks_min=MATURED_DAYS_MIN, block=block)

@@ -17,6 +17,7 @@ from steersman.domain.incident import Incident
 from steersman.domain.release import Completion, Opened, Phase, Release
 from steersman.domain.version import Version
 from steersman.ledger.entry import parse_entry
+from steersman.loop.agreeing import waivable
 from steersman.loop.checking import newest_check
 from steersman.loop.gathering import Readings, approvals_of
 from steersman.loop.observer import reading_key
@@ -64,6 +65,7 @@ class ReleasePage:
     previous: Release | None
     next: Release | None
     before: Release | None
+    waivable: tuple[tuple[str, str], ...]
     actions: frozenset[str]
 
 
@@ -80,6 +82,7 @@ def release_page(
     verdicts = [verdict_view(stored) for stored in tx.verdicts(release.id)]
     rows = tx.ledger.rows_about(release.workspace, f"{release.model}/{release.environment}/{release.number}")
     required = approvals_of(tx, release, model)
+    waivable_steps = _waivable(release, policy)
     known = circumstances(tx, documents, release, now=now)
     judged = judging(tx, release, model, verdicts, [parse_entry(row.body) for row in rows])
     return ReleasePage(
@@ -104,7 +107,10 @@ def release_page(
         previous=next((r for r in siblings if release.previous and r.id == release.previous.release), None),
         next=next((r for r in siblings if r.number == release.number + 1), None),
         before=next((r for r in siblings if r.number == release.number - 1), None),
-        actions=_actions(release, access, policy, required) | _second_thoughts(tx, release, access),
+        waivable=waivable_steps,
+        actions=_actions(release, access, policy, required)
+        | _second_thoughts(tx, release, access)
+        | frozenset({"waive"} if waivable_steps and _may_waive(tx, release, access) else ()),
     )
 
 
@@ -161,7 +167,7 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
         state = "skipped" if release.previous is None and compares else "done"
         if release.full and isinstance(step, spec.Analysis | spec.Pause) and promoted_and_over:
             state = "skipped"
-        bake_cut = promoted_and_over and release.verified_at is None and release.opened is not Opened.ROLLBACK
+        bake_cut = promoted_and_over and release.cause is None and release.verified_at is None
         state = "skipped" if bake_cut and isinstance(step, spec.Bake) else state
     elif here and failed:
         state = "failed"
@@ -172,6 +178,22 @@ def _step(release: Release, index: int, step: spec.Step, total: int) -> StepView
     kind = type(step).__struct_config__.tag
     said = release.because if state in ("failed", "waiting") and index < total else ""
     return StepView(index=index, name=step_name(step), kind=str(kind), state=state, said=said)
+
+
+def _waivable(release: Release, policy: spec.EnvironmentPolicy) -> tuple[tuple[str, str], ...]:
+    """Steps from the present one on that somebody may let the version past; none where it is a rollback, or over."""
+    if not release.active or release.phase is Phase.DEGRADED or release.opened is Opened.ROLLBACK:
+        return ()
+    known = {waived.step for waived in release.waived}
+    offered = ((name, what) for name, what in waivable(policy).items() if name != policy.after)
+    return tuple((n, f"{n}: {what}") for n, what in offered if int(n) >= release.step and int(n) not in known)
+
+
+def _may_waive(tx: Transaction, release: Release, access: Access) -> bool:
+    """Not who opened the release, nor who made the version."""
+    version = tx.version(release.workspace, release.model, release.version)
+    authors = (release.opened_by, *(version.author_chain if version else ()))
+    return access.principal.actor not in authors and access.allows(Permission.RELEASE_WAIVE, release.workspace)
 
 
 def _second_thoughts(tx: Transaction, release: Release, access: Access) -> frozenset[str]:

@@ -12,6 +12,8 @@ from steersman.domain.incident import Finding, Incident, IncidentState, Training
 from steersman.domain.metrics import METRICS, Direction
 from steersman.domain.release import Release
 from steersman.domain.version import Version
+from steersman.loop.agreeing import waivable
+from steersman.loop.standing import standing
 from steersman.loop.world import Documents, in_order
 from steersman.store.records import Window
 from steersman.store.transaction import Transaction
@@ -110,6 +112,7 @@ class ModelTimeline:
     end: datetime
     live: Release | None
     active: Release | None
+    reason: str
     previous: Release | None
     series: Series | None
     spans: tuple[Span, ...]
@@ -118,6 +121,8 @@ class ModelTimeline:
     incidents: tuple[IncidentRow, ...]
     monitors: tuple[MonitorRow, ...]
     challenger: int | None
+    unreleased: tuple[tuple[int, str], ...]
+    waivable: tuple[tuple[str, str], ...]
 
 
 def model_timeline(
@@ -145,6 +150,9 @@ def model_timeline(
     findings = tx.findings(workspace, name)
     begins = [*(r.opened_at for r in releases), *(w.start for w in windows), *(i.began_at for i in incidents)]
     challenger = tx.challenger(workspace, name, environment)
+    active = routing.in_progress(releases)
+    unreleased = [v for v in tx.versions(workspace, name) if not any(r.digest == v.digest for r in releases)]
+    policy = document.spec.environments.get(environment, spec.EnvironmentPolicy())
     return ModelTimeline(
         workspace=workspace,
         model=name,
@@ -158,7 +166,8 @@ def model_timeline(
         begin=min(begins, default=now - timedelta(days=1)),
         end=max(now, max(begins, default=now)),
         live=live,
-        active=routing.in_progress(releases),
+        active=active,
+        reason="" if active is None else standing(tx, documents, active, now=now).reason,
         previous=_before(releases, live),
         series=series(document, releases, windows),
         spans=spans(releases),
@@ -170,7 +179,14 @@ def model_timeline(
         ),
         monitors=_monitors(document, findings),
         challenger=challenger.version if challenger else None,
+        unreleased=tuple((v.number, f"version {v.number}") for v in unreleased if v.retired_at is None)[::-1],
+        waivable=_waivable(access, workspace, policy) if unreleased else (),
     )
+
+
+def _waivable(access: Access, workspace: str, policy: spec.EnvironmentPolicy) -> tuple[tuple[str, str], ...]:
+    """What a version on its way here may be let past, for those who may."""
+    return tuple(waivable(policy).items()) if access.allows(Permission.RELEASE_WAIVE, workspace) else ()
 
 
 def environments_of(tx: Transaction, document: spec.Model, releases: Sequence[Release]) -> tuple[str, ...]:

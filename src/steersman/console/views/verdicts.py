@@ -122,8 +122,7 @@ def verdict_view(stored: StoredVerdict) -> VerdictView:
         needed=None if body.get("needed") is None else int(body["needed"]),
         data=body.get("data"),
         code=body.get("code"),
-        applies=body.get("applies", True) is not False
-        and "no production version to compare" not in str(body.get("because")),
+        applies=body.get("applies", True) is not False,
     )
 
 

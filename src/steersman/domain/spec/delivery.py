@@ -98,7 +98,8 @@ class Analysis(Part, frozen=True, kw_only=True, tag_field="step", tag="analysis"
     """Chance, over all looks, metrics and slices together, of a wrong verdict about a candidate at the margin."""
     unit: EvidenceUnit = EvidenceUnit.BLOCK
     rows_min: RowsMin | None = None
-    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""
+    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it. Below 500 only in pairs, of a metric whose
+    range is known (`accuracy`, `brier`, `agreement`, `error_rate`); of another one an error until there are 500."""
     slices: Slices = ()
     """Input columns: each value of each is judged by itself as well, and the worst one decides."""
     slice_margin: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
@@ -159,7 +160,8 @@ class Bake(Part, frozen=True, kw_only=True, tag_field="step", tag="bake"):
     alpha: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.05
     unit: EvidenceUnit = EvidenceUnit.BLOCK
     rows_min: RowsMin | None = None
-    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it."""
+    """With `unit: row`, the fewest requests a verdict may rest on; 500 without it. Below 500 only in pairs, of a metric whose
+    range is known (`accuracy`, `brier`, `agreement`, `error_rate`); of another one an error until there are 500."""
     slices: Slices = ()
     """Input columns: each value of each is judged by itself as well, and the worst one decides."""
     slice_margin: Annotated[float, msgspec.Meta(ge=0.0)] | None = None

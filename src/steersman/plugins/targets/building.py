@@ -20,6 +20,8 @@ from pathlib import Path
 
 import msgspec
 
+from steersman.dataplane import priority
+
 BUILD_S_MAX = 1200.0
 """Seconds of one build: several GB of wheels over a slow line."""
 
@@ -30,9 +32,6 @@ FREE_BYTES_MIN = 1024**3
 """A build stops before it takes the last of the disk from the inference log."""
 
 LOOK_S = 0.2
-
-NICE = 10
-"""Resolving and compiling take seconds of CPU on the machine that serves: requests go first."""
 
 CARD_FILE = "steersman.json"
 """In a finished environment: the request it was built from."""
@@ -116,7 +115,7 @@ def main() -> None:
     parser.add_argument("--lock", type=int, required=True)
     arguments = parser.parse_args()
     request = msgspec.json.decode(arguments.request.read_bytes(), type=Request)
-    os.nice(NICE)
+    priority.step_back()  # resolving and compiling take seconds of CPU on the machine that serves
     try:
         _Build(request, arguments.lock).run()
     except (BuildError, OSError) as error:

@@ -11,7 +11,7 @@ session of its own. The command dies with this process, so a run without supervi
     python -m steersman.plugins.trainers.supervision FOLDER
 
 It knows `job.json` in the folder and its own environment, which is the command's; secrets are in no file. Only the
-standard library and our sandbox are imported: it stays for hours and should cost nothing.
+standard library, our sandbox and our priorities are imported: it stays for hours and should cost nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from steersman.dataplane import sandbox
+from steersman.dataplane import priority, sandbox
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 """What is kept of a run's output; more is dropped, and the log says so."""
@@ -236,6 +236,7 @@ class Run:
 
         def take_up() -> None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            priority.step_back()  # it computes for minutes or hours on the machine that serves
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
