@@ -254,7 +254,8 @@ class Life:
                 self.restart()
 
     def check(self) -> None:
-        assert self.witness.broken(self.story) == []
+        broken = self.witness.broken(self.story)
+        assert not broken, "; ".join(broken)
 
     def end(self) -> None:
         """Whatever is still on its way can be stopped, and then it ends."""

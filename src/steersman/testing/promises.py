@@ -18,7 +18,10 @@ from steersman.domain.release import Release
 from steersman.testing.story import Story
 
 APPROVERS_OF_TIER = {0: 0, 1: 0, 2: 1, 3: 2}
-"""People who must agree, from the table in docs/releases.md; a hotfix needs one more."""
+"""People who must agree, from docs/releases.md ("Who must agree"); a hotfix needs one more."""
+
+UNAPPROVED = ("dev", "staging")
+"""From the same place: here only the document demands people."""
 
 ONLY_WHAT_THE_DOCUMENT_ASKS = ("dev", "staging")
 """Environments, from the same page, where the tier demands nobody."""

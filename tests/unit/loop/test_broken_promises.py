@@ -41,7 +41,7 @@ def failed_gates_do_not_matter(patch: Patch) -> None:
 
 
 def copies_before_gates(patch: Patch) -> None:
-    patch.setattr(routing, "_mirror_pct", lambda *_args: 100.0)
+    patch.setattr(routing, "mirrored_pct", lambda *_args: 100.0)
 
 
 def without_approvals(patch: Patch) -> None:
@@ -70,8 +70,8 @@ def approvals_for_anything(patch: Patch) -> None:
 
 
 def hotfixes_are_nothing_special(patch: Patch) -> None:
-    def alike(*args: Any, outside: bool, hotfix: bool) -> Any:
-        return demanded_at_start(*args, outside=outside, hotfix=False)
+    def alike(*args: Any, **known: Any) -> Any:
+        return demanded_at_start(*args, **{**known, "hotfix": False})
 
     patch.setattr(rolling_out, "demanded_at_start", alike)
 
@@ -153,7 +153,9 @@ def aliases_stay_where_they_are(patch: Patch) -> None:
 
 def haste_leaves_no_trace(patch: Patch) -> None:
     complete = rolling_out._complete
-    patch.setattr(rolling_out, "_complete", lambda facts, _how, why: complete(facts, Completion.PROMOTED, why))
+    patch.setattr(
+        rolling_out, "_complete", lambda facts, _how, why, **more: complete(facts, Completion.PROMOTED, why, **more)
+    )
 
 
 PROMOTED = [("release", 1), ("approve", 1), ("days", 1), ("agree", 0), ("days", 1)]
