@@ -15,12 +15,15 @@ from steersman.domain.errors import SteersmanError
 from steersman.domain.release import Release
 from steersman.store.transaction import Transaction
 from steersman.testing.promises import Witness
-from steersman.testing.story import DATASET, Story, model_document
+from steersman.testing.story import DATASET, LOOP, Story, model_document
 
 VERSIONS = range(1, 6)
 BETTER, BAD, FAILING, WORSE = 2, 3, 4, 5
 """Version 2 answers better than version 1; 3 so badly that a gate sees it, 5 so that only the shadow does; 4 fails every
 second request."""
+
+
+FRESHNESS = {"name": "freshness", "kind": "challenger", "metric": "roc_auc", "margin": 0.02}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +49,12 @@ class Declared:
         staging = {
             "strategy": {"allAtOnce": {"steps": [{"setWeight": 100}, {"promote": {}}, {"bake": {"duration": "1d"}}]}}
         }
+        freshness = {**FRESHNESS, "refresh": "60d", "blocksMin": 2}
         watched = {
-            "monitors": [{"name": "inputs", "kind": "drift", "columns": ["x"], "falseAlarmEvery": "60d"}],
-            "incidents": {"rollbackWhen": "inputs"},
+            "monitors": [freshness],
+            "incidents": {"rollbackWhen": "freshness"},
+            "train": LOOP["train"],
+            "retrain": {"mode": "register" if self.staged else "auto", "on": ["freshness"], "cooldown": "4d"},
         }
         bakes = any("bake" in step for step in self._strategy()["steps"])
         return model_document(
@@ -63,7 +69,7 @@ class Declared:
     def _strategy(self) -> dict[str, Any]:
         judged = {"metrics": ["roc_auc"], "margin": 0.05, "critical": True, "maxDuration": "6d", "blocksMin": 3}
         shadow = [{"mirror": {}}, {"analysis": {**judged, "onInconclusive": self._when_inconclusive()}}]
-        bake = {"bake": {"duration": "4d", "metrics": ["roc_auc"], "blocksMin": 3}}
+        bake = {"bake": {"duration": "4d", "metrics": ["roc_auc"], "blocksMin": 2, "margin": 0.15}}
         match self.strategy:
             case "canary":
                 ramp = [{"setWeight": 10}, {"pause": {"duration": "1d"}}, {"setWeight": 100}]
@@ -177,6 +183,8 @@ class Life:
                 story.target.broken.discard(story.digest(argument))
             case "labels_corrected":
                 story.traffic.corrections += 1
+            case "challenge":
+                story.set_challenger(argument)
             case "redeclare":
                 self.revision += 1
                 story.apply(self.declared.document(self.revision))
