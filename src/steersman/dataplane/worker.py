@@ -35,7 +35,7 @@ from steersman.dataplane.priority import Session
 
 MESSAGE_CHARS_MAX = 1_000
 
-PATIENCE_S = 20.0
+PATIENCE_S = 10.0
 """Wall seconds of a start, after which it takes its full share of the processor: on a machine that leaves it nothing a version
 still becomes ready, as a cold rollback needs."""
 
