@@ -254,6 +254,7 @@ def run(plane: Plane, folder: Path, *, kills: int, quiet_s: float) -> None:
         time.sleep(chance.uniform(0.02, 0.3))
         chaos.kill(victim, chance)
     time.sleep(quiet_s / 3)
+    plane.flush()  # the last committer may not have committed yet: warm is who has done once what it does
     before = chaos.memory_mb()
     time.sleep(2 * quiet_s / 3)
     after = chaos.memory_mb()
