@@ -21,7 +21,7 @@ import pytest
 
 from steersman.cli import reports
 from steersman.dataplane import metrics
-from steersman.decide.explaining import REASONS, Circumstances, explain
+from steersman.decide.explaining import ENDED, PAUSED, REASONS, Circumstances, Reason, explain
 from steersman.domain import spec
 from steersman.domain.access import HUMAN_ONLY, PERMISSIONS, ROLE_PERMISSIONS, Role
 from steersman.domain.events import ACTIONS
@@ -51,6 +51,14 @@ def phases() -> str:
 def completions() -> str:
     rows = ((f"`{c}`", code(p for p in Phase if p in of), said) for c, (of, said) in COMPLETIONS.items())
     return table(("completion", "reached from", "meaning"), rows)
+
+
+def causes() -> str:
+    def named(reason: Reason | None) -> str:
+        return "–" if reason is None else str(reason)
+
+    rows = ((f"`{cause}`", named(PAUSED.get(cause)), named(ENDED.get(cause))) for cause in Cause)
+    return table(("cause", "reason while it is paused", "reason when it has ended"), rows)
 
 
 def steps() -> str:
@@ -234,6 +242,7 @@ def _bounded(names: dict[str, str], what: dict[str, Any]) -> str:
 RENDERED: dict[str, tuple[str, Callable[[], str]]] = {
     "phases": ("releases.md", phases),
     "completions": ("releases.md", completions),
+    "causes": ("releases.md", causes),
     "steps": ("releases.md", steps),
     "outcomes": ("releases.md", outcomes),
     "standing": ("howto/read-a-verdict.md", standing),

@@ -11,6 +11,8 @@ import pytest
 from steersman.domain.metrics import Direction
 from steersman.plugins.metrics.entry_points import installed_metrics
 from steersman.ports import Measure, MetricError
+from steersman.server.installation import Installation
+from steersman.server.wiring import assemble
 from steersman.testing.metric_contract import MetricContract
 
 SEPARATION = """
@@ -88,3 +90,11 @@ def test_two_distributions_that_offer_one_name_are_refused(folder: Path) -> None
         install(folder, name, {"separation": f"{name.replace('-', '_')}:separation"}, SEPARATION)
     with pytest.raises(MetricError, match=r"offered by .*acme-metrics 1.2.*; leave one of them installed"):
         installed_metrics()["separation"].load()
+
+
+def test_a_control_server_has_what_was_installed_when_it_started(folder: Path) -> None:
+    install(folder, "acme-metrics", {"separation": "acme_metrics:separation"}, SEPARATION)
+    installation = Installation(registries={})
+    parts = assemble(folder / "state", installation, None)
+    assert parts.world.metrics["separation"].distribution == "acme-metrics 1.2"
+    parts.store.close()

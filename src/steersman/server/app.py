@@ -14,6 +14,7 @@ from steersman.console.live import Changes
 from steersman.console.pages import FORMS, PAGES, STATIC, Console, Form, Page, Visit, login_page
 from steersman.domain.access import Permission, Secret
 from steersman.domain.errors import BadRequest, NotAuthenticated, NotFound
+from steersman.domain.numbers import number_within
 from steersman.loop.commands import Commands
 from steersman.plugins.identity.tokens import SESSION_LIFE, Identities, csrf_token
 from steersman.server.answers import unwalled
@@ -174,11 +175,11 @@ class _Pages:
             fields.get("environment", "production"),
         )
         if form.command == "waive":
-            number = fields.get("version", "")
-            if not (number.isascii() and number.isdigit() and len(number) < 10):
+            number = number_within(fields.get("version", ""), 1, 10**9)
+            if number is None:
                 raise BadRequest("no version was chosen")
             waiver = commands.waive(
-                workspace, model, int(number), environment, skip=fields.get("skip", ""), actor=actor, because=because
+                workspace, model, number, environment, skip=fields.get("skip", ""), actor=actor, because=because
             )
             back = f"/models/{quote(workspace)}/{quote(model)}?environment={quote(environment)}"
             return f"/releases/{waiver.used_by}" if waiver.used_by else back, f"{waiver.what} may be skipped once"

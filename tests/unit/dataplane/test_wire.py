@@ -71,7 +71,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     uvloop.run(asyncio.wait_for(main, 30))
 
 
-@pytest.mark.parametrize("request_", [POST, CHUNKED], ids=["length", "chunked"])
+TRAILED = CHUNKED[:-2] + b"x-sum: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [POST, CHUNKED, TRAILED], ids=["length", "chunked", "trailed"])
 def test_a_request_cut_at_any_byte_is_the_same_request(request_: bytes) -> None:
     async def main() -> None:
         async with Line() as line:
@@ -165,7 +168,7 @@ def test_trailers_are_no_headers_of_the_request() -> None:
 
     async def main() -> None:
         async with Line(note) as line:
-            await line.send(CHUNKED[:-2] + b"x-late: 1\r\n\r\n" + POST)
+            await line.send(TRAILED + POST)
             assert [(await line.answer())[2] for _ in range(2)] == [b"hello", b"hello"]
 
     run(main())

@@ -344,3 +344,15 @@ def test_a_gate_without_slices_is_the_gate_itself() -> None:
         return gate_floor(part, metric="roc_auc", floor=0.7, alpha=alpha)
 
     assert gate_slices(judge, EQUAL, columns=[], rows_min=200, alpha=0.05, higher_is_worse=False) == judge(EQUAL, 0.05)
+
+
+def test_a_ratio_is_gated_by_the_sums_of_the_holdout_and_a_handful_of_hits_proves_nothing() -> None:
+    gate = gate_paired(EQUAL, metric="precision", margin=0.1)
+    assert isinstance(gate.answer, Verdict)
+    assert gate.answer.outcome is Outcome.SUCCESSFUL
+    assert gate.answer.method == "Student's t over blocks by sums, one look, each bound 95.0%"
+
+    blocks = np.repeat([f"2013-03-{day:02d}" for day in range(1, 7)], 50)
+    labels = np.tile([1.0] + [0.0] * 49, 6)
+    rare = HoldoutScores(labels=labels, candidate=labels, production=labels, blocks=blocks)
+    assert outcome(gate_paired(rare, metric="precision", margin=0.05)) is Outcome.INCONCLUSIVE

@@ -147,3 +147,26 @@ def test_pairs_of_different_length_are_refused() -> None:
         paired_blocks("brier", [0.1], [0.1, 0.2], [1, 0], ["a", "b"])
     with pytest.raises(ValueError, match="rows_min"):
         paired_blocks("brier", [0.1], [0.1], [1], ["a"], rows_min=0)
+
+
+def test_a_ratio_over_blocks_has_the_harm_of_all_rows_whatever_the_blocks_hold() -> None:
+    """A day of two positives beside days of many: the mean of harms is the difference of the whole, not that of the days."""
+    rng = np.random.default_rng(3)
+    labels = (rng.random(600) < np.repeat([0.02, 0.3, 0.5], 200)).astype(float)
+    candidate, reference = (np.where(rng.random(600) < right, labels, 1.0 - labels) for right in (0.8, 0.9))
+    blocks = np.repeat(["a", "b", "c"], 200)
+    for metric in ("precision", "recall", "f1"):
+        pairs = paired_blocks(metric, candidate, reference, labels, blocks)
+        whole = evaluate(metric, reference, labels) - evaluate(metric, candidate, labels)
+        assert np.mean(pairs.harms) == pytest.approx(whole), metric
+        assert pairs.counted is not None
+        days = [theirs - ours for ours, theirs in zip(pairs.candidate, pairs.reference, strict=True)]
+        assert np.mean(days) != pytest.approx(whole, rel=0.01), metric
+
+
+def test_a_block_in_which_a_ratio_has_nothing_to_divide_by_is_named() -> None:
+    labels, low = np.array([0.0] * 40 + [0.0, 1.0] * 20), np.full(80, 0.1)
+    blocks = np.repeat(["a", "b"], 40)
+    assert [(s.block, s.because) for s in paired_blocks("recall", low, low, labels, blocks).skipped] == [
+        ("a", "recall has nothing to divide by")
+    ]

@@ -31,9 +31,14 @@ def test_a_made_up_world_does_not_wait_for_the_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_was_not_committed_is_not_there_either_way(tmp_path: Path, *, durable: bool) -> None:
     store = Store.at(tmp_path, durable=durable)
-    with pytest.raises(KeyboardInterrupt), store.write() as tx:
-        tx.put_setting("flavour", "sweet")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with store.write() as tx:
+            tx.put_setting("flavour", "sweet")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with store.read() as tx:
         assert tx.setting("flavour") is None
     store.close()

@@ -58,7 +58,7 @@ class Serving(Part, frozen=True, kw_only=True):
     """Input column that decides which variant answers; without it the event id does."""
     capture: Capture = Capture.ASYNC
     keep_warm: Annotated[int, msgspec.Meta(ge=0, le=4)] = 1
-    """Previous versions kept running until the next promotion, so that a rollback takes seconds."""
+    """Previous versions kept running, whole, until the next promotion, so that a rollback takes seconds."""
     deadline: Duration = timedelta(seconds=5)
     """Wall time one request may take before the caller gets 504."""
     queue: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
