@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from steersman.domain.errors import SteersmanError
-from steersman.domain.release import Release
 from steersman.store.transaction import Transaction
 from steersman.testing.promises import Witness
 from steersman.testing.story import DATASET, LOOP, Story, model_document
@@ -270,11 +269,10 @@ class Life:
         self.dies_at_effect = self.dies_at_write = None
         self.story.target.broken.clear()
         self.story.days(1)
-        for release in self.releases_active():
+        stopped = [release for release in self.story.releases if release.active]
+        for release in stopped:
             self.story.commands.abort(release.id, actor="bob", because="enough")
         self.story.days(2)
         self.check()
-        assert [r.number for r in self.releases_active()] == []
-
-    def releases_active(self) -> list[Release]:
-        return [release for release in self.story.releases if release.active]
+        left = [release.number for release in stopped if self.story.reread(release).active]
+        assert not left, f"releases {left} were stopped and go on"

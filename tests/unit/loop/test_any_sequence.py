@@ -108,7 +108,7 @@ KNOWN: dict[str, Any] = {
 }
 
 
-@settings(max_examples=20, derandomize=True, **KNOWN)
+@settings(max_examples=12, derandomize=True, **KNOWN)
 @given(sequence=sequences(3, 10), declared=declarations)
 def test_what_must_never_happen_does_not(sequence: list[tuple[str, int]], declared: Declared) -> None:
     for what in live_through(sequence, declared):
