@@ -24,6 +24,7 @@ import fcntl
 import hashlib
 import os
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ import msgspec
 
 from steersman.dataplane.configuration import Column, Route
 from steersman.dataplane.privacy import logged_signature
+from steersman.domain.numbers import number_within
 
 MAGIC = b"steersman-wal 1\n"
 SUFFIX = ".seg"
@@ -278,8 +280,7 @@ class SegmentWriter:
 
     def _given(self) -> int:
         """The last number of the stream, though none of its segments may be left."""
-        text = os.pread(self._lock, 10, 0)
-        return int(text) if text.isdigit() else 0
+        return number_within(os.pread(self._lock, 10, 0), 0, sys.maxsize) or 0
 
     def close_segment(self) -> None:
         """Close the open segment; durable records that nobody waited for are synced. The next record opens another."""
@@ -368,9 +369,9 @@ def segments(folder: Path, stream: str) -> list[tuple[int, Path]]:
     """The stream's segments, oldest first."""
     found = []
     for path in folder.glob(f"{stream}-*{SUFFIX}"):
-        number = path.name[len(stream) + 1 : -len(SUFFIX)]
-        if number.isdigit():
-            found.append((int(number), path))
+        number = number_within(path.name[len(stream) + 1 : -len(SUFFIX)], 0, sys.maxsize)
+        if number is not None:
+            found.append((number, path))
     return sorted(found)
 
 

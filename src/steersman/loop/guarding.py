@@ -1,11 +1,10 @@
 """Reads the guardrails of a release from its first copied request to the end of its bake, and the error budgets.
 
 A reading looks back to the beginning of the release's present step, at most a day: what happens now counts. It is one
-question to the inference log for each span, and the verdicts are pure functions of counts and latencies. While the
-release only gets copies its limits are read on those, so that what fails in the shadow never answers; ratios and budgets
-begin with the first answer. In the bake the version it replaced gets the copies, and ratios are taken beside them. Burn
-rates look
-at their own windows, never further back than the step. A budget is everybody's: it counts what all versions of the model
+question to the inference log for each span, and the verdicts are pure functions of counts and latencies. While the release
+only gets copies its limits are read on those, so that what fails in the shadow never answers; ratios and budgets begin with
+the first answer. In the bake the version it replaced gets the copies, and ratios are taken beside them. Burn rates look at
+their own windows, never further back than the step. A budget is everybody's: it counts what all versions of the model
 answered in its period, whether a release is under way or not, and one that is used up can keep new releases waiting.
 """
 

@@ -15,6 +15,7 @@ import functools
 import os
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import psutil
 
 from steersman.dataplane import handover, listening
 from steersman.dataplane.handles import Handle, read_handle
+from steersman.domain.numbers import number_within
 from steersman.server.children import Child, argv_of, environment_of
 from steersman.server.installation import Installation
 
@@ -59,8 +61,9 @@ class Routers:
             self._adopt(child, number)
             self.children[child.name] = child
         for path in (self._state / "run").glob("router-*.json"):
-            if path.stem.removeprefix("router-").isdigit() and path.stem not in self.children:
-                surplus = self._child(int(path.stem.removeprefix("router-")))
+            left_over = number_within(path.stem.removeprefix("router-"), 0, sys.maxsize)
+            if left_over is not None and path.stem not in self.children:
+                surplus = self._child(left_over)
                 surplus.adopted = read_handle(path)
                 surplus.stop()
 

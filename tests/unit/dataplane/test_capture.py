@@ -245,3 +245,9 @@ def test_a_durable_record_is_on_the_disk_when_its_segment_was_left_before_anybod
         writer.close()
 
     asyncio.run(run())
+
+
+def test_a_file_that_only_looks_like_a_segment_is_none(tmp_path: Path) -> None:
+    for name in ("router-0-0000000007.seg", "router-0-².seg", "router-0-x.seg"):
+        (tmp_path / name).touch()
+    assert [number for number, _ in capture.segments(tmp_path, "router-0")] == [7]
