@@ -1,7 +1,8 @@
 """What stands in code blocks is tried: documents are examined, command lines parsed, Python compiled or run.
 
 A block's first line says what it is: `yaml` a whole document, `yaml fragment` a part of one, `yaml version.yaml` a
-version of the directory registry, `shell` commands, `python` a program, `python run` one that runs here and now.
+version of the directory registry, `shell` commands, `toml` a part of a distribution's `pyproject.toml`, `python` a program,
+`python run` one that runs here and now.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from steersman.cli.parsing import parse
 from steersman.client.documents import parse_yaml
 from steersman.domain.linting import lint
 from steersman.domain.spec import Model
+from steersman.plugins.metrics.entry_points import GROUP
 from steersman.plugins.registries.directory import DirectoryRegistry
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +60,7 @@ def of(*languages: str) -> list[object]:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"yaml", "yaml fragment", "yaml version.yaml", "shell", "python", "python run", "text", "json"}
+    known = {"yaml", "yaml fragment", "yaml version.yaml", "shell", "toml", "python", "python run", "text", "json"}
     assert {block.language for block in blocks()} <= known
 
 
@@ -83,6 +86,11 @@ def test_a_version_file_is_one(block: Block, tmp_path: Path) -> None:
     version.mkdir(parents=True)
     (version / "version.yaml").write_text(block.text)
     assert DirectoryRegistry(tmp_path).describe("credit-risk", 1).signature
+
+
+@pytest.mark.parametrize("block", of("toml"))
+def test_a_distribution_offers_what_is_looked_for(block: Block) -> None:
+    assert tomllib.loads(block.text)["project"]["entry-points"].keys() <= {GROUP}
 
 
 def words_of(line: str) -> list[str]:
