@@ -40,6 +40,14 @@ WEIGHTS_PCT = (5.0, 10.0, 25.0, 50.0, 75.0)
 
 RELEASES_A_ROLLBACK = 2
 SATURATE_S = 6.0
+SATURATED = 5
+"""Times it is saturated; the slowest counts, because a shared machine is faster at one moment than at the next and what it
+does not always sustain is not what it sustains."""
+
+QUIET_SPREAD_MAX = 3.0
+"""How many times as slow the slowest quiet phase may be as the fastest, by p99. Beyond it the machine was overloaded without
+any change, and to be no slower than that says nothing."""
+
 SETTLE_S = 3.0
 MOMENT_S = 1.0
 MOMENTS_SHOWN = 12
@@ -213,10 +221,12 @@ def measure(seconds: float, releases: int) -> Found:
 
         load.run(plan(SATURATE_S / 2, 0.0))
         plane.flush()
-        began = time.monotonic()
-        answered = load.run(plan(SATURATE_S, 0.0)).answered
-        plane.flush()  # the committer steps back from callers who do not pause; what it then has to do belongs to the cost
-        saturation = answered / (time.monotonic() - began)
+        saturation = math.inf
+        for _ in range(SATURATED):
+            began = time.monotonic()
+            answered = load.run(plan(SATURATE_S, 0.0)).answered
+            plane.flush()  # the committer steps back from callers who do not pause; what it then has to do belongs to the cost
+            saturation = min(saturation, answered / (time.monotonic() - began))
         rate = LOAD_SHARE * saturation
         loading = load.start(plan(10 * seconds, rate))  # it is told when to end
         time.sleep(SETTLE_S)
@@ -250,6 +260,9 @@ def judge(found: Found) -> list[Target]:
     outcome = found.outcome
     reasons = ", ".join(f"{count} {reason}" for reason, count in outcome.failures.items())
     grown = {name: found.growth(name) for name in WATCHED}
+    calm = [load.quantile(sorted(found.of(phase)), 0.99) for phase in found.phases if not phase.changing]
+    steady = max(calm) <= QUIET_SPREAD_MAX * min(calm)
+    unsteady = "" if steady else f", but the quiet phases alone spread from {min(calm):.1f} to {max(calm):.1f} ms"
     return [
         Target(
             promise="no request fails",
@@ -258,8 +271,8 @@ def judge(found: Found) -> list[Target]:
         ),
         Target(
             promise=f"p99 while changing at most {P99_RATIO_MAX:g} times the quiet p99",
-            measured=f"{changing / quiet:.2f} times ({changing:.2f} ms, quiet {quiet:.2f} ms)",
-            met=changing <= P99_RATIO_MAX * quiet,
+            measured=f"{changing / quiet:.2f} times ({changing:.2f} ms, quiet {quiet:.2f} ms{unsteady})",
+            met=None if unsteady else changing <= P99_RATIO_MAX * quiet,
         ),
         Target(
             promise=f"largest resident memory in the last two phases at most {MEMORY_GROWTH_MAX:g} times that in the first two",
@@ -329,15 +342,14 @@ def page(found: Found, arguments: argparse.Namespace, machine: str) -> str:
 
 For those who release while people call.
 
-
-
 {report.today()}, {report.versions(("steersman", "uvicorn", "uvloop", "httptools"))}.
 {machine}.
 
 {report.targets(judge(found))}
 
 {found.rate:.0f} requests a second for {lasted_s:.0f} s, {LOAD_SHARE:.0%} of the {found.saturation:.0f} that
-{CONNECTIONS} connections reached in {SATURATE_S:g} s, counted with the time until all of it was in the tables; {said}.
+{CONNECTIONS} connections reached in the slowest of {SATURATED} times {SATURATE_S:g} s, counted with the time until all of it was
+in the tables; {said}.
 A new version's worker was ready after {statistics.median(done.start_s):.1f} s (median).
 
 {report.table(("phase", "seconds", "requests", "p50 ms", "p99 ms", "longest ms", "router MB", "committer MB"), rows)}

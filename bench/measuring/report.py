@@ -17,14 +17,15 @@ RESULTS = ROOT / "docs" / "benchmarks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What was promised, what was measured, and whether that holds the promise."""
+    """What was promised, what was measured, and whether that holds the promise; `met` is None where it cannot be told."""
 
     promise: str
     measured: str
-    met: bool
+    met: bool | None
 
     def __str__(self) -> str:
-        return f"| {self.promise} | {self.measured} | {'met' if self.met else '**missed**'} |"
+        said = "**cannot be told**" if self.met is None else "met" if self.met else "**missed**"
+        return f"| {self.promise} | {self.measured} | {said} |"
 
 
 def machine() -> str:
