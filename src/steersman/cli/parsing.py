@@ -13,6 +13,10 @@ from typing import Any
 
 from steersman.cli.manual import COMMANDS, COMMON, USAGE, Command, overview
 
+_FLAGS = tuple(argument.flags[0] for argument in COMMON)
+_ALONE = ("-h", "--help", "--version")
+"""Flags without a value that may stand before the command."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Wrong words end with 1: the 2 argparse would use means *blocked* here."""
@@ -42,7 +46,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | int:
     parser = _Root(prog="steersman", usage=USAGE, allow_abbrev=False)
     parser.add_argument("--version", action="store_true", dest="show_version", help=argparse.SUPPRESS)
     _add_common(parser)
-    chosen = _chosen(argv)
+    word = _command_word(argv)
+    chosen = word if word in COMMANDS else None
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="steersman", parser_class=_Parser)
     for command in COMMANDS.values():
         if chosen in (None, command.name):
@@ -50,6 +55,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | int:
             if command.name == chosen:
                 _fill(sub, command)
     try:
+        if word is not None and chosen is None:
+            from steersman.domain.decoding import suggest
+
+            kind, known = ("flag", _FLAGS) if word.startswith("-") else ("command", tuple(COMMANDS))
+            parser.error(f"there is no {kind} {word!r}{suggest(word, known)}; steersman --help lists them")
         arguments, rest = parser.parse_known_args(argv)
         if rest and not (chosen and COMMANDS[chosen].passes_on):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -72,15 +82,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace | int:
     return arguments
 
 
-def _chosen(argv: Sequence[str]) -> str | None:
-    """The command among the words: the first that is neither a common flag nor its value."""
-    flags = {argument.flags[0] for argument in COMMON}
+def _command_word(argv: Sequence[str]) -> str | None:
+    """Where the command stands among the words: the first that is neither a common flag nor its value."""
     words = iter(argv)
     for word in words:
-        if word in flags:
+        if word in _FLAGS:
             next(words, None)
-        elif not word.startswith("-"):
-            return word if word in COMMANDS else None
+        elif word not in _ALONE and not word.startswith(tuple(f"{flag}=" for flag in _FLAGS)):
+            return word
     return None
 
 

@@ -91,6 +91,21 @@ def test_wrong_words_end_with_1_because_2_means_blocked(words: list[str]) -> Non
     assert main(words) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "json", "statsu"], """there is no command 'statsu', did you mean "status"?"""),
+        (["--outptu", "json", "status"], """there is no flag '--outptu', did you mean "--output"?"""),
+        (["--output=json", "xyzzy"], "there is no command 'xyzzy'; steersman --help lists them"),
+    ],
+)
+def test_a_mistyped_word_is_told_which_is_meant(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert said in "".join(capsys.readouterr())
+
+
 def test_common_flags_stand_before_or_after_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     answering(monkeypatch, status={"model": "m"})
     for words in (["--output", "json", "status", "m"], ["status", "m", "--output", "json"]):
