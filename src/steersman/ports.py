@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -437,48 +437,48 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
     segments: int = 0
 
 
+class Scope(NamedTuple):
+    """Whose predictions a question is about: one model's in one environment."""
+
+    workspace: str
+    environment: str
+    model: str
+
+
+class Span(NamedTuple):
+    """Event time: `since` <= at < `until`."""
+
+    since: datetime
+    until: datetime
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What is compared, by digest. `slices` are input columns; `measures` declared metrics, name → SQL over a row."""
+
+    reference: str
+    compared: str
+    slices: Sequence[str] = ()
+    measures: Mapping[str, str] = {}
+
+    @property
+    def needs_inputs(self) -> bool:
+        return bool(self.slices or self.measures)
+
+
 @runtime_checkable
 class InferenceLog(Protocol):
-    """The two tables of a model as questions. Spans are event time, `since` <= at < `until`."""
+    """The two tables of a model as questions."""
 
     def flush(self) -> None:
         """Return when everything captured before the call can be read. Raises `LogError` when it cannot be done."""
         ...
 
-    def paired(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
-    ) -> PairedRows:
-        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`.
-
-        `slices` are input columns; `measures` are declared metrics, name → SQL expression over a row.
-        """
+    def paired(self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime) -> PairedRows:
+        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`."""
         ...
 
     def split(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        drawn_since: datetime,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
+        self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime, drawn_since: datetime
     ) -> SplitRows:
         """Events of the span that the router gave to one of the digests by lot (variants stable and candidate).
 
@@ -490,37 +490,15 @@ class InferenceLog(Protocol):
         """Why an SQL expression is no number of one row; None where it is one."""
         ...
 
-    def answered(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        digest: str,
-    ) -> AnsweredRows:
+    def answered(self, scope: Scope, span: Span, *, as_of: datetime, digest: str) -> AnsweredRows:
         """What callers got from a digest (variants stable and candidate; copies are not answers)."""
         ...
 
-    def latencies(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        digest: str,
-        variants: Collection[str],
-    ) -> Any:
+    def latencies(self, scope: Scope, span: Span, *, digest: str, variants: Collection[str]) -> Any:
         """Milliseconds of each request a digest answered as one of `variants`, as an array; wall time."""
         ...
 
-    def counts(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
-    ) -> list[ArmCount]: ...
+    def counts(self, scope: Scope, span: Span) -> list[ArmCount]: ...
 
     def expire(self, key: str, workspace: str, model: str, *, until: date) -> Removed:
         """Delete all rows of the model, in every environment, whose UTC date (of event time) is before `until`.

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from steersman.plugins.tables.delta import DeltaInferenceLog
-from steersman.ports import InferenceLog, LogError, SplitRows
-from steersman.testing.log import PLACE, Written
+from steersman.ports import Comparison, InferenceLog, LogError, Span, SplitRows
+from steersman.testing.log import SCOPE, Written
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def test_it_is_the_port_the_loops_ask(written: Written) -> None:
 
 
 def test_a_model_nobody_called_answers_with_nothing(written: Written) -> None:
-    assert written.log.scored_rows(*PLACE, since=day(0), until=day(9), as_of=day(9)).height == 0
-    assert written.log.counts(*PLACE, since=day(0), until=day(9)) == []
-    assert written.log.committed_files(*PLACE, {}) == []
+    assert written.log.scored_rows(SCOPE, Span(day(0), day(9)), as_of=day(9)).height == 0
+    assert written.log.counts(SCOPE, Span(day(0), day(9))) == []
+    assert written.log.committed_files(SCOPE, {}) == []
 
 
 def test_labels_count_from_the_moment_they_arrived_and_the_latest_by_then_holds(written: Written) -> None:
@@ -41,7 +41,7 @@ def test_labels_count_from_the_moment_they_arrived_and_the_latest_by_then_holds(
     written.commit()
 
     def known(as_of: datetime) -> list[float | None]:
-        return written.log.scored_rows(*PLACE, since=day(0), until=day(1), as_of=as_of)["label"].to_list()
+        return written.log.scored_rows(SCOPE, Span(day(0), day(1)), as_of=as_of)["label"].to_list()
 
     assert known(day(0, 23)) == [None, None]
     assert known(day(1)) == [0.0, None]
@@ -56,13 +56,13 @@ def test_pairs_are_events_both_versions_were_asked_and_a_failure_is_part_of_them
     for event_id in ("e1", "e2", "e3", "e4"):
         written.label(event_id, 1.0, day(1))
     written.commit()
-    pairs = written.log.paired(*PLACE, since=day(0), until=day(1), as_of=day(2), reference="a", compared="b")
+    pairs = written.log.paired(SCOPE, Span(day(0), day(1)), Comparison(reference="a", compared="b"), as_of=day(2))
     assert pairs.events == ["e1", "e2", "e3"]
     assert pairs.reference.scores.tolist() == [0.1, 0.2, 0.3]
     assert pairs.compared.scores.tolist() == pytest.approx([0.9, 0.8, math.nan], nan_ok=True)
     assert (pairs.reference.failed.tolist(), pairs.compared.failed.tolist()) == ([False] * 3, [False, False, True])
     assert pairs.labels.tolist() == [1.0, 1.0, 1.0]
-    early = written.log.paired(*PLACE, since=day(0), until=day(1), as_of=day(0, 5), reference="a", compared="b")
+    early = written.log.paired(SCOPE, Span(day(0), day(1)), Comparison(reference="a", compared="b"), as_of=day(0, 5))
     assert np.isnan(early.labels).all()
 
 
@@ -76,9 +76,9 @@ def drawn(written: Written, ids: list[str], number: float, share: float, **more:
     )
 
 
-def split(written: Written, **more: Any) -> SplitRows:
-    span = {"since": day(0), "until": day(1), "as_of": day(3), "drawn_since": day(-5), **more}
-    return written.log.split(*PLACE, reference="a", compared="b", **span)
+def split(written: Written) -> SplitRows:
+    asked = Comparison(reference="a", compared="b")
+    return written.log.split(SCOPE, Span(day(0), day(1)), asked, as_of=day(3), drawn_since=day(-5))
 
 
 def test_a_split_has_the_rows_that_were_drawn_each_with_the_candidates_probability(written: Written) -> None:
@@ -123,9 +123,11 @@ def test_declared_metrics_and_slices_are_read_from_the_rows_and_a_wrong_column_i
     written.commit()
     measures = {"cost": "CASE WHEN score >= 0.5 THEN x ELSE 0 END", "gap": "abs(score - label)", "lost": "score * y"}
     pairs = written.log.paired(
-        *PLACE, since=day(0), until=day(1), as_of=day(2), reference="a", compared="b", slices=("origin", "none"),
-        measures=measures,
-    )  # fmt: skip
+        SCOPE,
+        Span(day(0), day(1)),
+        Comparison(reference="a", compared="b", slices=("origin", "none"), measures=measures),
+        as_of=day(2),
+    )
     assert pairs.compared.measured["cost"].tolist() == [2.0, 3.0]
     assert pairs.reference.measured["gap"].tolist() == pytest.approx([0.8, math.nan], nan_ok=True)
     assert "lost" not in pairs.compared.measured
@@ -144,7 +146,7 @@ def test_answers_are_what_callers_got_with_their_inputs(written: Written) -> Non
     written.predict(["e4"], day(0), [0.0], status=500)
     written.label("e22", 1.0, day(1))
     written.commit()
-    answered = written.log.answered(*PLACE, since=day(0), until=day(1), as_of=day(2), digest="a")
+    answered = written.log.answered(SCOPE, Span(day(0), day(1)), as_of=day(2), digest="a")
     assert answered.rows == 2
     assert answered.columns["x"].tolist() == [2.0, 3.0]
     assert answered.columns["origin"].tolist() == ["JFK", "JFK"]
@@ -157,8 +159,8 @@ def test_an_event_sent_twice_counts_once(written: Written) -> None:
     for _ in range(2):
         written.predict(["e1"], day(0), [0.1], request_id="q")
     written.commit()
-    assert written.log.scored_rows(*PLACE, since=day(0), until=day(1), as_of=day(1)).height == 1
-    assert [count.rows for count in written.log.counts(*PLACE, since=day(0), until=day(1))] == [1]
+    assert written.log.scored_rows(SCOPE, Span(day(0), day(1)), as_of=day(1)).height == 1
+    assert [count.rows for count in written.log.counts(SCOPE, Span(day(0), day(1)))] == [1]
 
 
 def test_counts_and_latencies_are_by_arm_and_by_request(written: Written) -> None:
@@ -167,15 +169,17 @@ def test_counts_and_latencies_are_by_arm_and_by_request(written: Written) -> Non
     written.predict(["e3"], day(0), [0.0], digest="b", variant="candidate", status=500)
     written.predict(["e4"], day(0), [0.1], request_id="q4", variant="shadow", latency_ms=9.0)
     written.commit()
-    counts = written.log.counts(*PLACE, since=day(0), until=day(1))
+    counts = written.log.counts(SCOPE, Span(day(0), day(1)))
     assert [(count.digest, count.variant, count.rows, count.errors) for count in counts] == [
         ("a", "shadow", 1, 0),
         ("a", "stable", 3, 0),
         ("b", "candidate", 1, 1),
     ]
-    asked = {"since": day(0), "until": day(1), "digest": "a"}
-    assert sorted(written.log.latencies(*PLACE, **asked, variants={"stable"}).tolist()) == [5.0, 7.0]
-    assert written.log.latencies(*PLACE, **asked, variants={"shadow"}).tolist() == [9.0]
+    assert sorted(written.log.latencies(SCOPE, Span(day(0), day(1)), digest="a", variants={"stable"}).tolist()) == [
+        5.0,
+        7.0,
+    ]
+    assert written.log.latencies(SCOPE, Span(day(0), day(1)), digest="a", variants={"shadow"}).tolist() == [9.0]
 
 
 def test_a_question_opens_the_files_of_its_dates_only(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +194,7 @@ def test_a_question_opens_the_files_of_its_dates_only(written: Written, monkeypa
         return scan(log, files, schema)
 
     monkeypatch.setattr(DeltaInferenceLog, "_scan", watched)
-    rows = written.log.scored_rows(*PLACE, since=day(2), until=day(3), as_of=day(3))
+    rows = written.log.scored_rows(SCOPE, Span(day(2), day(3)), as_of=day(3))
     assert rows["event_id"].to_list() == ["e2"]
     assert {Path(path).parent.name for path in opened} == {"date=2013-03-03"}
 
@@ -199,18 +203,18 @@ def test_the_span_is_exact_within_its_dates(written: Written) -> None:
     for hour in range(4):
         written.predict([f"e{hour}"], day(0, hour), [0.1])
     written.commit()
-    rows = written.log.scored_rows(*PLACE, since=day(0, 1), until=day(0, 3), as_of=day(1))
+    rows = written.log.scored_rows(SCOPE, Span(day(0, 1), day(0, 3)), as_of=day(1))
     assert rows["event_id"].to_list() == ["e1", "e2"]
 
 
 def test_each_committed_file_is_told_once_to_who_folds_it(written: Written) -> None:
     written.predict(["e1"], day(0), [0.1])
     written.commit()
-    first = written.log.committed_files(*PLACE, {})
+    first = written.log.committed_files(SCOPE, {})
     assert written.log.read_files(first)["event_id"].to_list() == ["e1"]
     written.predict(["e2"], day(0), [0.1])
     written.commit()
-    later = written.log.committed_files(*PLACE, {"predictions": first[-1].version})
+    later = written.log.committed_files(SCOPE, {"predictions": first[-1].version})
     assert written.log.read_files(later)["event_id"].to_list() == ["e2"]
     assert [file.rows for file in later] == [1]
 
@@ -221,9 +225,7 @@ def test_only_what_has_matured_is_matured(written: Written) -> None:
     written.label("old", 1.0, day(1))
     written.label("young", 1.0, day(2, 1))
     written.commit()
-    rows = written.log.matured(
-        *PLACE, since=day(0), until=day(9), as_of=day(2, 12), horizon=timedelta(days=1), inputs=True
-    )
+    rows = written.log.matured(SCOPE, Span(day(0), day(9)), as_of=day(2, 12), horizon=timedelta(days=1), inputs=True)
     assert rows["event_id"].to_list() == ["old"]
     assert rows["inputs"].to_list() == [{"x": 3.0, "origin": "JFK"}]
 

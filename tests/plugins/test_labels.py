@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersman.plugins.tables import labels
-from steersman.testing.log import PLACE, START, Written
+from steersman.ports import Comparison, Span
+from steersman.testing.log import SCOPE, START, Written
 
 HORIZON = timedelta(hours=6)
 
@@ -29,7 +30,7 @@ END = day(9)
 
 def known(written: Written, *, as_of: datetime = END, until: datetime = END) -> dict[str, float]:
     written.commit()
-    rows = written.log.scored_rows(*PLACE, since=day(0), until=until, as_of=as_of)
+    rows = written.log.scored_rows(SCOPE, Span(day(0), until), as_of=as_of)
     return {row["event_id"]: row["label"] for row in rows.iter_rows(named=True) if row["label"] is not None}
 
 
@@ -81,7 +82,7 @@ def test_copies_and_errors_take_no_label_and_a_copy_shares_its_events(written: W
     written.predict(["copy"], day(0, 1), [0.5], who=["N1"], digest="b", variant="challenger")
     written.label_entity("N1", day(0, 2), 1.0, day(1))
     written.commit()
-    pairs = written.log.paired(*PLACE, since=day(0), until=day(1), as_of=day(2), reference="a", compared="b")
+    pairs = written.log.paired(SCOPE, Span(day(0), day(1)), Comparison(reference="a", compared="b"), as_of=day(2))
     assert (pairs.reference.scores.tolist(), pairs.compared.scores.tolist()) == ([0.1], [0.9])
     assert pairs.labels.tolist() == [1.0]
     assert known(written) == {"a": 1.0}
@@ -116,7 +117,7 @@ def test_rows_to_learn_from_have_labels_of_either_kind(written: Written) -> None
     written.label_entity("N1", day(0), 1.0, day(1))
     written.label("b", 0.0, day(1))
     written.commit()
-    rows = written.log.known_events(*PLACE, since=day(0), until=day(1), as_of=day(2))
+    rows = written.log.known_events(SCOPE, Span(day(0), day(1)), as_of=day(2))
     assert rows.sort("event_id").select("event_id", "label").rows() == [("a", 1.0), ("b", 0.0)]
 
 

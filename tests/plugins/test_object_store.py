@@ -17,7 +17,8 @@ from steersman.dataplane.removal import EraseRequest, ExpireRequest, Remover
 from steersman.dataplane.storage import ObjectStorage, StorageError, StorageRefusedError, open_storage
 from steersman.dataplane.upkeep import Upkeep
 from steersman.plugins.tables.delta import DeltaInferenceLog
-from steersman.testing.log import PLACE, Written
+from steersman.ports import Span
+from steersman.testing.log import SCOPE, Written
 from steersman.testing.object_store import ObjectStore
 from steersman.testing.plane import Plane
 
@@ -36,7 +37,7 @@ def storage(store: ObjectStore, tmp_path: Path) -> ObjectStorage:
 
 def event_ids(log: DeltaInferenceLog) -> list[str]:
     rows = log._predictions(
-        *PLACE, Written.day(0), Written.day(99), columns=("event_id",), with_inputs=False, keep=None
+        SCOPE, Span(Written.day(0), Written.day(99)), columns=("event_id",), with_inputs=False, keep=None
     )
     return sorted(rows["event_id"].to_list())
 
@@ -51,7 +52,7 @@ def test_rows_go_in_and_are_read_merged_expired_and_erased(
         written.predict([f"e{number}", f"mine{number}"], written.day(number // 4), [0.5, 0.1], who=["N1", "N2"])
         written.label(f"e{number}", float(number % 2), written.day(2))
         written.commit()
-    before = written.log.scored_rows(*PLACE, since=written.day(0), until=written.day(9), as_of=written.day(9))
+    before = written.log.scored_rows(SCOPE, Span(written.day(0), written.day(9)), as_of=written.day(9))
     assert before["label"].drop_nulls().to_list() == [0.0, 1.0, 0.0, 1.0, 0.0]
     kept = Upkeep(storage)
     kept.find()
@@ -61,7 +62,7 @@ def test_rows_go_in_and_are_read_merged_expired_and_erased(
     assert kept.counts.checkpoints > 0
     fresh = DeltaInferenceLog(tmp_path, storage)
     for log in (written.log, fresh):
-        after = log.scored_rows(*PLACE, since=written.day(0), until=written.day(9), as_of=written.day(9))
+        after = log.scored_rows(SCOPE, Span(written.day(0), written.day(9)), as_of=written.day(9))
         assert after.equals(before)
     remover = Remover(tmp_path, storage)
     assert remover.erase(EraseRequest(workspace="ops", model="m", entities=["N2"])).predictions == 5

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from steersman.dataplane import privacy
-from steersman.ports import LogError, Removed
-from steersman.testing.log import PLACE, Written
+from steersman.ports import LogError, Removed, Span
+from steersman.testing.log import SCOPE, Written
 from steersman.testing.plane import Plane
 
 
@@ -26,7 +26,7 @@ def written(plane: Plane) -> Written:
 
 
 def event_ids(written: Written) -> list[str]:
-    rows = written.log.scored_rows(*PLACE, since=written.day(0), until=written.day(9), as_of=written.day(9))
+    rows = written.log.scored_rows(SCOPE, Span(written.day(0), written.day(9)), as_of=written.day(9))
     return rows["event_id"].to_list()
 
 

@@ -65,7 +65,7 @@ class Facts:
     nothing. `exhausted`: why an error budget keeps releases waiting. `outside`: why an automatic release is beyond its
     model's envelope.
     `stable`: what answers by default now. `replaced_by`: number of a release promoted after this one; `undone_by`: of a
-    rollback that brought the version before this one back.
+    rollback that brought the version before this one back. `undoing`: such a rollback is on its way.
     """
 
     now: datetime
@@ -90,6 +90,7 @@ class Facts:
     stable: Arm | None = None
     replaced_by: int | None = None
     undone_by: int | None = None
+    undoing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,7 +429,7 @@ def _verifying(facts: Facts) -> Move | None:
     bake = next((step for step in steps_of(facts.policy, release)[release.step :] if isinstance(step, spec.Bake)), None)
     warm_for = facts.policy.strategy.warm_for if isinstance(facts.policy.strategy, spec.BlueGreen) else timedelta()
     if bake is None:
-        if not facts.in_effect or facts.now < promoted_at + warm_for:
+        if not facts.in_effect or facts.now < promoted_at + warm_for or facts.undoing:
             return None
         return _stood(facts, ending, "promoted; the document asks for no bake")
     evidence = tuple(Evidence(kind="bake", name=metric, verdict=verdict) for metric, verdict in facts.analysis.items())
@@ -438,7 +439,7 @@ def _verifying(facts: Facts) -> Move | None:
         because = f"failed in the bake: {said}"
         move = degrade(release, Completion.ROLLED_BACK, now=facts.now, because=because, cause=Cause.BAKE_FAILED)
         return Move(release=move.release, notes=move.notes, evidence=evidence)
-    if facts.now < promoted_at + max(bake.duration + facts.horizon, warm_for):
+    if facts.now < promoted_at + max(bake.duration + facts.horizon, warm_for) or facts.undoing:
         return None
     unsaid = "nothing to compare with" if bake.metrics else "no metric declared"
     because = f"bake and label horizon passed: {said or unsaid}"

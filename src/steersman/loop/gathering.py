@@ -77,6 +77,7 @@ def gather(
     standing = promoted(releases)
     newer = [r for r in standing if r.number > release.number]
     undone = bool(newer) and newer[0].opened is Opened.ROLLBACK and newer[0].digest != release.digest
+    back = oldest if oldest is not None and oldest.opened is Opened.ROLLBACK else None
     return Facts(
         now=now,
         release=release,
@@ -99,6 +100,7 @@ def gather(
         stable=standing[-1].arm if standing else None,
         replaced_by=newer[0].number if newer and not undone else None,
         undone_by=newer[0].number if undone else None,
+        undoing=back is not None and back.number > release.number and back.digest != release.digest,
     )
 
 

@@ -29,7 +29,7 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.gathering import Budget, Readings, budget_key
 from steersman.loop.observer import reading_key
 from steersman.loop.world import Documents, World
-from steersman.ports import ArmCount
+from steersman.ports import ArmCount, Scope, Span
 
 GUARDRAIL_SPAN_MAX = timedelta(days=1)
 """Guardrails look back at most this far: what happens now counts, and reading stays bounded through a long bake."""
@@ -48,9 +48,6 @@ QUANTILES: Mapping[spec.GuardrailName, float] = {
     spec.GuardrailName.P95_LATENCY: 0.95,
     spec.GuardrailName.P99_LATENCY: 0.99,
 }
-
-Place = tuple[str, str, str]
-"""Workspace, environment, model: the order of the inference log's questions."""
 
 
 class Guarding:
@@ -87,7 +84,7 @@ class Guarding:
         since = max(release.step_started_at, now - GUARDRAIL_SPAN_MAX)
         if not guardrails or since >= now or (known is not None and known.at == now):
             return False
-        counts = _Counts(self._world, (release.workspace, release.environment, release.model), since, now)
+        counts = _Counts(self._world, _scope(release), since, now)
         readings = tuple(self._read(guardrail, release, counts) for guardrail in guardrails)
         with self._world.store.write() as tx:
             tx.put_monitor_state(*place, reading_key(release), Readings(at=now, readings=readings))
@@ -126,9 +123,7 @@ class Guarding:
         )
 
     def _latencies(self, counts: "_Counts", digest: str, variants: frozenset[str]) -> Any:
-        return self._world.log.latencies(
-            *counts.place, since=counts.since, until=counts.now, digest=digest, variants=variants
-        )
+        return self._world.log.latencies(counts.scope, Span(counts.since, counts.now), digest=digest, variants=variants)
 
     # --- budgets of the model
 
@@ -146,8 +141,7 @@ class Guarding:
                 known = tx.monitor_state(*place, budget_key(rule), Budget)
             if known is not None and known.at <= now < known.at + BUDGET_EVERY:
                 continue
-            asked = (release.workspace, release.environment, release.model)
-            errors, requests = _Counts(self._world, asked, now - rule.period, now).of(None, now - rule.period)
+            errors, requests = _Counts(self._world, _scope(release), now - rule.period, now).of(None, now - rule.period)
             verdict = judge_budget(
                 errors=errors,
                 requests=requests,
@@ -164,18 +158,22 @@ class Guarding:
 class _Counts:
     """Errors and requests by version, asked of the log once for each span; spans end now and begin at `since` at the earliest."""
 
-    def __init__(self, world: World, place: Place, since: datetime, now: datetime) -> None:
+    def __init__(self, world: World, scope: Scope, since: datetime, now: datetime) -> None:
         self._world = world
         self._known: dict[datetime, Sequence[ArmCount]] = {}
-        self.place, self.since, self.now = place, since, now
+        self.scope, self.since, self.now = scope, since, now
 
     def of(self, digest: str | None, since: datetime, variants: frozenset[str] = ANSWERS) -> tuple[int, int]:
         """Errors and requests of one version, or of all, from `since` on."""
         start = max(since, self.since)
         if start not in self._known:
-            self._known[start] = self._world.log.counts(*self.place, since=start, until=self.now)
+            self._known[start] = self._world.log.counts(self.scope, Span(start, self.now))
         chosen = [c for c in self._known[start] if c.variant in variants and digest in (None, c.digest)]
         return sum(count.errors for count in chosen), sum(count.rows for count in chosen)
+
+
+def _scope(release: Release) -> Scope:
+    return Scope(release.workspace, release.environment, release.model)
 
 
 def _read_now(release: Release, policy: spec.EnvironmentPolicy) -> tuple[spec.Guardrail, ...]:

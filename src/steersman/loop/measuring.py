@@ -20,7 +20,7 @@ from steersman.loop.guarding import Guarding
 from steersman.loop.isolation import every
 from steersman.loop.observer import Mark, Pairing, blocks_between, observe_pairing
 from steersman.loop.world import Documents, World
-from steersman.ports import AnsweredRows
+from steersman.ports import AnsweredRows, Scope, Span
 from steersman.stats.performance import METRICS, evaluate
 from steersman.stats.profiles import Profile, profile_categorical, profile_numeric, to_bytes
 from steersman.store.records import Window
@@ -116,15 +116,9 @@ class Measuring:
         return done
 
     def _answered(self, release: Release, start: datetime, length: timedelta) -> AnsweredRows:
-        return self._world.log.answered(
-            release.workspace,
-            release.environment,
-            release.model,
-            since=start,
-            until=start + length,
-            as_of=self._world.clock.now(),
-            digest=release.digest,
-        )
+        scope = Scope(release.workspace, release.environment, release.model)
+        span = Span(start, start + length)
+        return self._world.log.answered(scope, span, as_of=self._world.clock.now(), digest=release.digest)
 
     def _close(self, model: spec.Model, release: Release, start: datetime, length: timedelta) -> None:
         rows = self._answered(release, start, length)

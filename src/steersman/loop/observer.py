@@ -18,7 +18,7 @@ from steersman.domain.metrics import LATENCIES
 from steersman.domain.release import Release
 from steersman.loop.comparing import Compared, compare_pairs, compare_split
 from steersman.loop.world import World
-from steersman.ports import Measure, MetricError
+from steersman.ports import Comparison, Measure, MetricError, Scope, Span
 from steersman.stats.performance import BlockDifferences
 from steersman.stats.ratios import Sums, judged_harms
 from steersman.store.records import Cohort, PairBlock, Unmeasured
@@ -164,23 +164,18 @@ def _keep(tx: Transaction, pairing: Pairing, start: datetime, found: Sequence[Co
 
 def _judge(world: World, pairing: Pairing, start: datetime, now: datetime) -> Sequence[Compared]:
     """What the block says. A replay's latencies are those of the machine that replays: they are no evidence."""
-    place = (pairing.workspace, pairing.environment, pairing.model)
+    scope = Scope(pairing.workspace, pairing.environment, pairing.model)
     named = [metric for metric in pairing.metrics if not (world.clock.replay and metric in LATENCIES)]
     declared = [one for one in pairing.declared if one.name in named]
     directions = {one.name: one.direction for one in declared}
     measures = {one.name: one.expression for one in declared if one.expression is not None}
     installed = {one.name: _installed(world, one.entry_point) for one in declared if one.entry_point is not None}
-    until = start + pairing.block
+    span = Span(start, start + pairing.block)
+    asked = Comparison(reference=pairing.reference, compared=pairing.compared, slices=pairing.slices, measures=measures)
     if pairing.mode is spec.AnalysisMode.SPLIT:
-        split = world.log.split(
-            *place, since=start, until=until, as_of=now, reference=pairing.reference, compared=pairing.compared,
-            drawn_since=pairing.since, slices=pairing.slices, measures=measures,
-        )  # fmt: skip
+        split = world.log.split(scope, span, asked, as_of=now, drawn_since=pairing.since)
         return compare_split(split, named, directions, installed)
-    pairs = world.log.paired(
-        *place, since=start, until=until, as_of=now, reference=pairing.reference, compared=pairing.compared,
-        slices=pairing.slices, measures=measures,
-    )  # fmt: skip
+    pairs = world.log.paired(scope, span, asked, as_of=now)
     return compare_pairs(pairs, named, directions, installed)
 
 

@@ -20,6 +20,7 @@ from steersman.ports import (
     AnsweredRows,
     Answers,
     ArmCount,
+    Comparison,
     DatasetSource,
     Description,
     JobState,
@@ -30,7 +31,9 @@ from steersman.ports import (
     ReplicaSpec,
     RouterError,
     RunningReplica,
+    Scope,
     Snapshot,
+    Span,
     SplitRows,
     TrainingJob,
 )
@@ -246,57 +249,32 @@ class FakeTraffic:
         days = [first + timedelta(days=n) for n in range((until - first).days + 1)]
         return [day for day in days if since <= day < until]
 
-    def paired(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
-    ) -> PairedRows:
+    def paired(self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime) -> PairedRows:
         """Both versions on every row; `site` is the one column there is to slice by."""
-        days = self.days(since, until)
+        days = self.days(*span)
         rows = self.rows * len(days)
-        theirs = np.concatenate([self.scores(reference, day) for day in days])
-        ours = np.concatenate([self.scores(compared, day) for day in days])
+        theirs = np.concatenate([self.scores(asked.reference, day) for day in days])
+        ours = np.concatenate([self.scores(asked.compared, day) for day in days])
         return PairedRows(
             events=[f"e{number}" for number in range(rows)],
             labels=np.concatenate([self.labels(day) for day in days]),
-            reference=_answers(theirs, self.errors.get(reference, 0.0)),
-            compared=_answers(ours, self.errors.get(compared, 0.0)),
-            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in slices else {},
+            reference=_answers(theirs, self.errors.get(asked.reference, 0.0)),
+            compared=_answers(ours, self.errors.get(asked.compared, 0.0)),
+            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in asked.slices else {},
         )
 
     def split(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        drawn_since: datetime,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
+        self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime, drawn_since: datetime
     ) -> SplitRows:
         """Each row by lot, with the weight in effect now; no row where only one of them answers."""
-        days = self.days(since, until)
-        weight = self._weight(compared)
+        days = self.days(*span)
+        weight = self._weight(asked.compared)
         rows = self.rows * len(days) if 0.0 < weight < 1.0 else 0
         lot = [np.random.default_rng(int(day.timestamp()) + 3).random(self.rows) for day in days]
         candidate = np.concatenate(lot)[:rows] < weight
-        ours = np.concatenate([self.scores(compared, day) for day in days])[:rows]
-        theirs = np.concatenate([self.scores(reference, day) for day in days])[:rows]
-        events = [f"{since:%m%d}/{number}" for number in range(rows)]
+        ours = np.concatenate([self.scores(asked.compared, day) for day in days])[:rows]
+        theirs = np.concatenate([self.scores(asked.reference, day) for day in days])[:rows]
+        events = [f"{span.since:%m%d}/{number}" for number in range(rows)]
         return SplitRows(
             events=events,
             units=events,
@@ -304,7 +282,7 @@ class FakeTraffic:
             probability=np.full(rows, weight),
             labels=np.concatenate([self.labels(day) for day in days])[:rows],
             answers=_answers(np.where(candidate, ours, theirs), 0.0),
-            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in slices else {},
+            slices={"site": np.array(["north", "south"] * rows)[:rows]} if "site" in asked.slices else {},
         )
 
     def refuse_measure(self, expression: str) -> str | None:
@@ -315,25 +293,15 @@ class FakeTraffic:
         variants = configuration.routes[0].variants if configuration and configuration.routes else ()
         return next((v.weight_pct / 100 for v in variants if v.digest == digest), 0.0)
 
-    def answered(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        digest: str,
-    ) -> AnsweredRows:
-        days = self.days(since, until)
+    def answered(self, scope: Scope, span: Span, *, as_of: datetime, digest: str) -> AnsweredRows:
+        days = self.days(*span)
         scores = np.concatenate([self.scores(digest, day) for day in days])
         labels = np.concatenate([self.labels(day) for day in days])
         x = np.concatenate(
             [np.random.default_rng(int(day.timestamp()) + 2).normal(self.inputs(day), 1, self.rows) for day in days]
         )
         x[: int(len(x) * self.missing)] = np.nan
-        known = as_of - until >= timedelta(days=1)
+        known = as_of - span.until >= timedelta(days=1)
         return AnsweredRows(
             rows=len(scores),
             columns={"x": x},
@@ -341,26 +309,14 @@ class FakeTraffic:
             labels=labels if known else np.full_like(labels, np.nan),
         )
 
-    def latencies(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        digest: str,
-        variants: Collection[str],
-    ) -> Any:
+    def latencies(self, scope: Scope, span: Span, *, digest: str, variants: Collection[str]) -> Any:
         return np.full(self.rows, self.latency_ms.get(digest, 2.0))
 
-    def counts(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
-    ) -> list[ArmCount]:
+    def counts(self, scope: Scope, span: Span) -> list[ArmCount]:
         configuration = self.router.configuration if self.router else None
         if configuration is None or not configuration.routes:
             return []
-        days = max(len(self.days(since, until)), 1)
+        days = max(len(self.days(*span)), 1)
         counts = []
         for variant in configuration.routes[0].variants:
             rows = int(self.rows * days * variant.weight_pct / 100)

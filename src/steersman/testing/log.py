@@ -4,7 +4,7 @@ written = Written(folder)
 written.predict(["e1"], written.day(0), [0.25], who=["N1"])
 written.label("e1", 1.0, written.day(1))
 written.commit()
-rows = written.log.scored_rows(*PLACE, ...)
+rows = written.log.scored_rows(SCOPE, ...)
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from steersman.dataplane.committer import Committer
 from steersman.dataplane.configuration import Column, Route
 from steersman.dataplane.storage import Storage
 from steersman.plugins.tables.delta import DeltaInferenceLog, EntityHorizon, events_only
+from steersman.ports import Scope
 from steersman.testing.plane import tensor
 
-PLACE = ("ops", "production", "m")
+SCOPE = Scope("ops", "production", "m")
 START = datetime(2013, 3, 1, tzinfo=UTC)
 
 CONTEXT = context_of(

@@ -46,6 +46,7 @@ from steersman.dataplane.handles import read_handle
 from steersman.dataplane.sandbox import COMMITTER_ALLOCATOR, allowed_environment
 from steersman.dataplane.storage import open_storage
 from steersman.plugins.tables.delta import DeltaInferenceLog
+from steersman.ports import Scope
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - a test's own, no secret
 EVERYTHING = ("predict", "override", "label", "metrics")
@@ -130,7 +131,7 @@ class Plane:
         """`tables` are the variables that say where the tables live, where that is not the state directory."""
         self.state = state
         self._tables = dict(tables or {})
-        self.place = (workspace, environment, model)
+        self.scope = Scope(workspace, environment, model)
         self.port = 0
         self._listener: socket.socket | None = None
         self.log = DeltaInferenceLog(state, open_storage(state, self._tables))
@@ -220,7 +221,7 @@ class Plane:
         document = {
             "artifact_dir": str(self._store.path(digest)),
             "digest": digest,
-            "model": self.place[2],
+            "model": self.scope.model,
             "version": "1",
             "handle_file": str(self.state / "run" / f"{name}.json"),
             **spec,
@@ -313,7 +314,7 @@ class Plane:
         **settings: Any,
     ) -> Route:
         """A route for the plane's model, or another in the same place."""
-        workspace, environment, own = self.place
+        workspace, environment, own = self.scope
         settings.setdefault("salt", "salt")
         return Route(
             workspace=workspace,
@@ -363,7 +364,7 @@ class Plane:
         return status, msgspec.json.decode(body)
 
     def labels(self, labels: Sequence[Mapping[str, Any]], *, at: str | None = None) -> tuple[int, Any]:
-        workspace, _, model = self.place
+        workspace, _, model = self.scope
         body = msgspec.json.encode({"labels": list(labels)})
         sent = {"X-Event-Time": at} if at else {}
         status, answer = self.request("POST", f"/{workspace}/labels/{model}", body, sent)
@@ -371,7 +372,7 @@ class Plane:
 
     @property
     def infer_path(self) -> str:
-        workspace, environment, model = self.place
+        workspace, environment, model = self.scope
         return f"/{workspace}/{environment}/v2/models/{model}/infer"
 
     def request(

@@ -327,6 +327,7 @@ def test_resuming_goes_past_the_step_that_waited_and_back_into_the_step_that_was
     [
         ({}, None),
         ({"now": NOW + timedelta(days=20)}, (Phase.HEALTHY, Completion.PROMOTED)),
+        ({"now": NOW + timedelta(days=20), "undoing": True}, None),
         ({"replaced_by": 3}, (Phase.HEALTHY, Completion.PROMOTED)),
         ({"undone_by": 3}, (Phase.DEGRADED, None)),
         ({"analysis": {"roc_auc": verdict(Outcome.FAILED)}}, (Phase.DEGRADED, None)),

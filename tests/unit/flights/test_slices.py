@@ -6,7 +6,6 @@ gets the score of another one. At JFK and LaGuardia it is the same to the bit. O
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from flights import ORIGINS, load_flights, sample_flights
 from year import FIRST, Year
 
 from steersman.domain.release import Completion, Phase, Release
-from steersman.ports import Answers, PairedRows
+from steersman.ports import Answers, Comparison, PairedRows, Scope, Span
 from steersman.testing.story import Story, model_document
 
 NEW_YEAR = datetime(2013, 1, 1, tzinfo=UTC)
@@ -34,27 +33,17 @@ class Flights:
     year: Year
     scores: dict[str, Any] = field(default_factory=dict)
 
-    def paired(
-        self,
-        *_place: str,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
-    ) -> PairedRows:
+    def paired(self, _scope: Scope, span: Span, asked: Comparison, *, as_of: datetime) -> PairedRows:
         at = self.year.predicted_at
-        rows = np.flatnonzero((at >= _day(since)) & (at < _day(until)))
+        rows = np.flatnonzero((at >= _day(span.since)) & (at < _day(span.until)))
         known = self.year.label_at[rows] <= _day(as_of)
         names = np.array(ORIGINS.split())[self.year.features[rows, 1].astype(int)]
         return PairedRows(
             events=self.year.flight_id[rows].tolist(),
             labels=np.where(known, self.year.labels[rows], np.nan),
-            reference=_answers(self.scores[reference][rows]),
-            compared=_answers(self.scores[compared][rows]),
-            slices={"origin": names} if "origin" in slices else {},
+            reference=_answers(self.scores[asked.reference][rows]),
+            compared=_answers(self.scores[asked.compared][rows]),
+            slices={"origin": names} if "origin" in asked.slices else {},
         )
 
 

@@ -21,7 +21,7 @@ from steersman.domain.verdicts import Outcome, Verdict
 from steersman.loop.comparing import compare_pairs
 from steersman.loop.observer import Pairing, observe_pairing
 from steersman.loop.weighing import blocks_of, weigh
-from steersman.ports import Answers, Measure, PairedRows, SplitRows
+from steersman.ports import Answers, Comparison, Measure, PairedRows, Scope, Span, SplitRows
 from steersman.stats.performance import evaluate
 from steersman.store import tables
 from steersman.store.records import PairBlock
@@ -87,8 +87,10 @@ class Requests:
         failed = np.zeros(len(rows))
         return Answers(scores=scores, failed=failed, latency_ms=np.full(len(rows), 2.0), measured=measured)
 
-    def split(self, *_place: str, since: datetime, until: datetime, as_of: datetime, **asked: Any) -> SplitRows:
-        rows = self.rows_of(since, until)
+    def split(
+        self, _scope: Scope, span: Span, asked: Comparison, *, as_of: datetime, drawn_since: datetime
+    ) -> SplitRows:
+        rows = self.rows_of(*span)
         rows = rows[(self.probability[rows] > 0) & (self.probability[rows] < 1)]
         candidate = self.candidate[rows]
         wrong = np.where(candidate, self.wrong[True][rows], self.wrong[False][rows])
@@ -100,20 +102,22 @@ class Requests:
             probability=self.probability[rows],
             labels=self.labels(rows, as_of),
             answers=self.answers(wrong, rows),
-            slices={name: of(rows) for name, of in self.columns.items() if name in asked["slices"]},
+            slices={name: of(rows) for name, of in self.columns.items() if name in asked.slices},
         )
 
-    def paired(self, *_place: str, since: datetime, until: datetime, as_of: datetime, **asked: Any) -> PairedRows:
-        rows = self.rows_of(since, until)
+    def paired(self, _scope: Scope, span: Span, asked: Comparison, *, as_of: datetime) -> PairedRows:
+        rows = self.rows_of(*span)
         return PairedRows(
             events=[f"e{row}" for row in rows],
             labels=self.labels(rows, as_of),
             reference=self.answers(self.wrong[False][rows], rows),
             compared=self.answers(self.wrong[True][rows], rows),
-            slices={name: of(rows) for name, of in self.columns.items() if name in asked["slices"]},
+            slices={name: of(rows) for name, of in self.columns.items() if name in asked.slices},
         )
 
 
+SCOPE = Scope("ops", "production", "m")
+BOTH = Comparison(reference="old", compared="new")
 SPLIT = spec.AnalysisMode.SPLIT
 ANALYSIS = spec.Analysis(metrics=("accuracy",), mode=SPLIT, margin=0.02)
 PAIRED = spec.Analysis(metrics=("accuracy",), margin=0.02)
@@ -373,7 +377,7 @@ def test_an_infinite_number_and_writing_to_the_arrays_are_errors_and_nan_is_no_e
     }.items():
         declared = of_distribution(story, measure)
         requests = Requests(errors=equal, days=2)
-        rows = requests.paired(since=START, until=START + DAY, as_of=START + 90 * DAY, slices=())
+        rows = requests.paired(SCOPE, Span(START, START + DAY), BOTH, as_of=START + 90 * DAY)
         (one,) = compare_pairs(rows, (), {"sharp": declared.direction}, {"sharp": measure})
         said[name] = (one.raised.get("sharp"), one.contrasts)
     assert said == {

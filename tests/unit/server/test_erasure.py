@@ -11,10 +11,11 @@ import pytest
 
 from steersman.domain.access import Grant, Kind, Role
 from steersman.plugins.identity.tokens import Identities
+from steersman.ports import Span
 from steersman.server.app import build
 from steersman.server.installation import Installation
 from steersman.server.wiring import Assembled, assemble, wall
-from steersman.testing.log import PLACE, Written
+from steersman.testing.log import SCOPE, Written
 from steersman.testing.plane import Plane
 from steersman.testing.routes import Answer, call
 
@@ -61,13 +62,13 @@ def test_an_admin_erases_an_entity_and_the_labels_about_it(parts: Assembled) -> 
         written.label_entity("N2", written.day(0, 1), 0.0, written.day(1))
         plane.flush()
         log = parts.world.log
-        before = log.answered(*PLACE, since=written.day(0), until=written.day(1), as_of=written.day(2), digest="a")
+        before = log.answered(SCOPE, Span(written.day(0), written.day(1)), as_of=written.day(2), digest="a")
         assert sorted(before.labels.tolist()) == [0.0, 1.0]
         answer = erase(parts, Role.ADMIN, {"entity": "ada-4711", "because": "case 17"})
         assert answer.status == 200, answer.body
         told = json.loads(answer.body)
         assert (told["predictions"], told["labels"]) == (1, 1)
-        after = log.answered(*PLACE, since=written.day(0), until=written.day(1), as_of=written.day(2), digest="a")
+        after = log.answered(SCOPE, Span(written.day(0), written.day(1)), as_of=written.day(2), digest="a")
         assert after.labels.tolist() == [0.0]
     with parts.store.read() as tx:
         assert all(b"ada-4711" not in row.body for row in tx.ledger.rows(0))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from steersman.ports import Answers, PairedRows, SplitRows
+from steersman.ports import Answers, Comparison, PairedRows, SplitRows
 
 COLUMNS = ("event_id", "at", "digest", "variant", "probability", "entity", "score", "status", "latency_ms")
 """What is read of each row; inputs too where slices or declared metrics are asked for."""
@@ -25,19 +25,11 @@ _PROBE = {"score": [0.1], "label": [1.0]}
 """A row on which a declared metric of these two columns is tried."""
 
 
-def paired_rows(
-    rows: pl.DataFrame,
-    labels: pl.DataFrame,
-    *,
-    reference: str,
-    compared: str,
-    slices: Sequence[str],
-    measures: Mapping[str, str],
-) -> PairedRows:
+def paired_rows(rows: pl.DataFrame, labels: pl.DataFrame, asked: Comparison) -> PairedRows:
     """Events with rows of both digests; `rows` has `COLUMNS` (and `inputs`), `labels` event_id and label."""
     outcomes = _outcomes(rows).join(labels.select("event_id", "label"), on="event_id", how="left")
-    one = outcomes.filter(pl.col("digest") == reference)
-    other = outcomes.filter(pl.col("digest") == compared)
+    one = outcomes.filter(pl.col("digest") == asked.reference)
+    other = outcomes.filter(pl.col("digest") == asked.compared)
     both = one.select("event_id", "at").join(other.select("event_id"), on="event_id").sort("at", "event_id")
     order = both.select("event_id")
     one = order.join(one, on="event_id", how="left", maintain_order="left")
@@ -45,25 +37,17 @@ def paired_rows(
     return PairedRows(
         events=one["event_id"].to_list(),
         labels=_floats(one["label"]),
-        reference=_answers(one, measures),
-        compared=_answers(other, measures),
-        slices=_slices(one, slices),
+        reference=_answers(one, asked.measures),
+        compared=_answers(other, asked.measures),
+        slices=_slices(one, asked.slices),
     )
 
 
-def split_rows(
-    rows: pl.DataFrame,
-    labels: pl.DataFrame,
-    *,
-    compared: str,
-    drawn_before: pl.Series,
-    slices: Sequence[str],
-    measures: Mapping[str, str],
-) -> SplitRows:
+def split_rows(rows: pl.DataFrame, labels: pl.DataFrame, asked: Comparison, *, drawn_before: pl.Series) -> SplitRows:
     """Events by the version they were drawn for; `drawn_before` are the entities that counted already."""
     draws = rows.filter(drawn()).filter(pl.col("event_id").is_first_distinct())
     draws = draws.select("event_id", "at", "digest", "probability", unit())
-    draws = draws.with_columns(candidate=pl.col("digest") == compared)
+    draws = draws.with_columns(candidate=pl.col("digest") == asked.compared)
     chance = pl.when(pl.col("candidate")).then(pl.col("probability")).otherwise(1.0 - pl.col("probability"))
     draws = draws.with_columns(probability=chance.round(9)).sort("at", "event_id")
     draws = draws.join(drawn_before.alias("unit").to_frame(), on="unit", how="anti", maintain_order="left")
@@ -82,8 +66,8 @@ def split_rows(
         candidate=found["candidate"].to_numpy(),
         probability=found["probability"].to_numpy(),
         labels=_floats(found["label"]),
-        answers=_answers(found, measures),
-        slices=_slices(found, slices),
+        answers=_answers(found, asked.measures),
+        slices=_slices(found, asked.slices),
     )
 
 

@@ -24,7 +24,7 @@ import polars as pl
 
 from steersman.domain.errors import BadRequest, LimitReached, NotFound
 from steersman.plugins.tables.delta import DeltaInferenceLog
-from steersman.ports import DatasetSource, Snapshot
+from steersman.ports import DatasetSource, Scope, Snapshot, Span
 
 ROWS_MAX = 20_000_000
 """Rows of one snapshot: at 20 columns about 4 GB in memory, what one machine can sort."""
@@ -81,10 +81,12 @@ class ParquetDatasets:
         self, source: DatasetSource, schema: pl.Schema, known_until: datetime, begin: datetime, end: datetime
     ) -> pl.DataFrame:
         """Events production answered, each once, in the history's columns; what the log does not know is null."""
-        place = (source.extend_workspace or "default", source.extend_environment or "production")
         assert source.extend_model is not None
-        begin = max(begin, self._first_day(*place, source.extend_model) or end)
-        known = self._log.known_events(*place, source.extend_model, since=begin, until=end, as_of=known_until)
+        scope = Scope(
+            source.extend_workspace or "default", source.extend_environment or "production", source.extend_model
+        )
+        begin = max(begin, self._first_day(scope) or end)
+        known = self._log.known_events(scope, Span(begin, end), as_of=known_until)
         roles = {source.time_column: "at", source.label_column: "label"}
         if source.key_column is not None:
             roles[source.key_column] = "event_id"
@@ -102,9 +104,9 @@ class ParquetDatasets:
             columns.append(_cast(value, dtype, known.schema.get(roles.get(name, ""))).alias(name))
         return known.select(columns)
 
-    def _first_day(self, workspace: str, environment: str, model: str) -> datetime | None:
+    def _first_day(self, scope: Scope) -> datetime | None:
         """Where the log begins, so that an open span asks for no empty centuries."""
-        files = self._log.committed_files(workspace, environment, model, {})
+        files = self._log.committed_files(scope, {})
         return min((datetime.fromisoformat(file.date).replace(tzinfo=UTC) for file in files), default=None)
 
 

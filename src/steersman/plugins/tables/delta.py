@@ -29,7 +29,7 @@ from steersman.plugins.tables import comparing
 from steersman.plugins.tables import labels as joining
 from steersman.plugins.tables.files import CommittedFile, TableFiles
 from steersman.plugins.tables.labels import INSTANT
-from steersman.ports import AnsweredRows, ArmCount, LogError, PairedRows, Removed, SplitRows
+from steersman.ports import AnsweredRows, ArmCount, Comparison, LogError, PairedRows, Removed, Scope, Span, SplitRows
 
 FLUSH_S_MAX = 60.0
 DAYS_MAX = 3_660
@@ -143,93 +143,41 @@ class DeltaInferenceLog:
 
     # --- the port's questions ----------------------------------------------------------------------------------------
 
-    def paired(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
-    ) -> PairedRows:
+    def paired(self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime) -> PairedRows:
         """Events of the span that both digests were asked, with the labels that had arrived by `as_of`; see the port."""
-        place = (workspace, environment, model)
         rows = self._predictions(
-            *place, since, until, columns=comparing.COLUMNS, with_inputs=bool(slices or measures),
-            keep=pl.col("digest").is_in([reference, compared]),
-        )  # fmt: skip
-        labels = self._labels(*place, since=since, until=until, as_of=as_of)
-        return comparing.paired_rows(
-            rows, labels, reference=reference, compared=compared, slices=slices, measures=measures
+            scope,
+            span,
+            columns=comparing.COLUMNS,
+            with_inputs=asked.needs_inputs,
+            keep=pl.col("digest").is_in([asked.reference, asked.compared]),
         )
+        labels = self._labels(scope, span, as_of=as_of)
+        return comparing.paired_rows(rows, labels, asked)
 
     def split(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        reference: str,
-        compared: str,
-        drawn_since: datetime,
-        slices: Sequence[str] = (),
-        measures: Mapping[str, str] = {},
+        self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime, drawn_since: datetime
     ) -> SplitRows:
         """Events that one of the digests was given by lot, each unit where it was first drawn; see the port."""
-        place = (workspace, environment, model)
-        asked = pl.col("digest").is_in([reference, compared]) & pl.col("variant").is_in(ANSWERING)
+        given = pl.col("digest").is_in([asked.reference, asked.compared]) & pl.col("variant").is_in(ANSWERING)
         earlier = self._predictions(
-            *place, drawn_since, since, columns=("entity",), with_inputs=False,
-            keep=asked & comparing.drawn() & pl.col("entity").is_not_null(),
-        )  # fmt: skip
-        rows = self._predictions(
-            *place, since, until, columns=comparing.COLUMNS, with_inputs=bool(slices or measures), keep=asked
+            scope,
+            Span(drawn_since, span.since),
+            columns=("entity",),
+            with_inputs=False,
+            keep=given & comparing.drawn() & pl.col("entity").is_not_null(),
         )
-        labels = self._labels(*place, since=since, until=until, as_of=as_of)
-        return comparing.split_rows(
-            rows,
-            labels,
-            compared=compared,
-            drawn_before=earlier["entity"].unique(),
-            slices=slices,
-            measures=measures,
-        )
+        rows = self._predictions(scope, span, columns=comparing.COLUMNS, with_inputs=asked.needs_inputs, keep=given)
+        labels = self._labels(scope, span, as_of=as_of)
+        return comparing.split_rows(rows, labels, asked, drawn_before=earlier["entity"].unique())
 
     def refuse_measure(self, expression: str) -> str | None:
         """Why a declared metric's expression is refused, if it is."""
         return comparing.refuse_measure(expression)
 
-    def answered(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        digest: str,
-    ) -> AnsweredRows:
+    def answered(self, scope: Scope, span: Span, *, as_of: datetime, digest: str) -> AnsweredRows:
         """What callers got from a digest (variants stable and candidate; copies are not answers)."""
-        frame = self.scored_rows(
-            workspace,
-            environment,
-            model,
-            since=since,
-            until=until,
-            as_of=as_of,
-            variants=ANSWERING,
-            digests=(digest,),
-            inputs=True,
-        )
+        frame = self.scored_rows(scope, span, as_of=as_of, variants=ANSWERING, digests=(digest,), inputs=True)
         inputs = frame["inputs"].struct.unnest() if frame["inputs"].dtype.fields else pl.DataFrame()  # type: ignore[attr-defined]
         return AnsweredRows(
             rows=frame.height,
@@ -239,31 +187,23 @@ class DeltaInferenceLog:
         )
 
     def latencies(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        digest: str,
-        variants: Collection[str],
+        self, scope: Scope, span: Span, *, digest: str, variants: Collection[str]
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Milliseconds of each request a digest answered as one of `variants`, wall time; one a request, not a row."""
         rows = self._predictions(
-            workspace, environment, model, since, until, columns=("request_id", "latency_ms"), with_inputs=False,
+            scope,
+            span,
+            columns=("request_id", "latency_ms"),
+            with_inputs=False,
             keep=(pl.col("digest") == digest) & pl.col("variant").is_in(variants) & (pl.col("status") == 200),
-        )  # fmt: skip
+        )
         return rows.unique("request_id", keep="first", maintain_order=True)["latency_ms"].to_numpy()
 
-    def counts(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime
-    ) -> list[ArmCount]:
+    def counts(self, scope: Scope, span: Span) -> list[ArmCount]:
         """Events each version answered as each variant; an event is an error if its answer was 500 or above."""
         rows = self._predictions(
-            workspace, environment, model, since, until, columns=("event_id", "digest", "release", "variant", "status"),
-            with_inputs=False, keep=None,
-        )  # fmt: skip
+            scope, span, columns=("event_id", "digest", "release", "variant", "status"), with_inputs=False, keep=None
+        )
         grouped = (
             rows.group_by("digest", "release", "variant")
             .agg(
@@ -281,12 +221,9 @@ class DeltaInferenceLog:
 
     def scored_rows(
         self,
-        workspace: str,
-        environment: str,
-        model: str,
+        scope: Scope,
+        span: Span,
         *,
-        since: datetime,
-        until: datetime,
         as_of: datetime,
         variants: Collection[str] | None = None,
         digests: Collection[str] | None = None,
@@ -297,20 +234,15 @@ class DeltaInferenceLog:
         One row an (event, digest), in order of time and id; columns event_id, at, version, digest, release, variant,
         probability, entity, score, label, label_at, and `inputs` (a struct) where asked for.
         """
-        scored = self._scored(
-            workspace, environment, model, since, until, digests=digests, variants=variants, with_inputs=inputs
-        )
-        labels = self._labels(workspace, environment, model, since=since, until=until, as_of=as_of)
+        scored = self._scored(scope, span, digests=digests, variants=variants, with_inputs=inputs)
+        labels = self._labels(scope, span, as_of=as_of)
         return scored.join(labels, on="event_id", how="left").sort("at", "event_id", "digest")
 
     def matured(
         self,
-        workspace: str,
-        environment: str,
-        model: str,
+        scope: Scope,
+        span: Span,
         *,
-        since: datetime,
-        until: datetime,
         as_of: datetime,
         horizon: timedelta,
         variants: Collection[str] | None = ANSWERING,
@@ -319,11 +251,8 @@ class DeltaInferenceLog:
     ) -> pl.DataFrame:
         """Like `scored_rows`, of events whose horizon is over at `as_of` and whose label had arrived by then."""
         rows = self.scored_rows(
-            workspace,
-            environment,
-            model,
-            since=since,
-            until=min(until, as_of - horizon),
+            scope,
+            Span(span.since, min(span.until, as_of - horizon)),
             as_of=as_of,
             variants=variants,
             digests=digests,
@@ -331,21 +260,20 @@ class DeltaInferenceLog:
         )
         return rows.filter(pl.col("label").is_not_null())
 
-    def known_events(
-        self, workspace: str, environment: str, model: str, *, since: datetime, until: datetime, as_of: datetime
-    ) -> pl.DataFrame:
+    def known_events(self, scope: Scope, span: Span, *, as_of: datetime) -> pl.DataFrame:
         """Events callers got an answer to and whose label had arrived by `as_of`, each once: rows to learn from.
 
         Columns event_id, at, label, label_at and `inputs` (a struct); in order of time. A label may arrive before
         its event (two systems, two clocks), but not by more than `LABELS_EARLY_MAX`.
         """
         rows = self._predictions(
-            workspace, environment, model, since, until, columns=("event_id", "at"), with_inputs=True,
+            scope,
+            span,
+            columns=("event_id", "at"),
+            with_inputs=True,
             keep=(pl.col("status") == 200) & pl.col("score").is_not_null() & pl.col("variant").is_in(ANSWERING),
-        )  # fmt: skip
-        labels = self._labels(
-            workspace, environment, model, since=since, until=until, as_of=as_of, early=LABELS_EARLY_MAX
         )
+        labels = self._labels(scope, span, as_of=as_of, early=LABELS_EARLY_MAX)
         return (
             rows.filter(pl.col("event_id").is_first_distinct())
             .join(labels, on="event_id", how="left", maintain_order="left")
@@ -366,37 +294,26 @@ class DeltaInferenceLog:
 
         return _again_where_files_went(read)
 
-    def _labels(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        *,
-        since: datetime,
-        until: datetime,
-        as_of: datetime,
-        early: timedelta = timedelta(),
-    ) -> pl.DataFrame:
+    def _labels(self, scope: Scope, span: Span, *, as_of: datetime, early: timedelta = timedelta()) -> pl.DataFrame:
         """Labels of the events of a span: those that name them, and those about their entities."""
-        arrived = self._truth(workspace, model, since - early, as_of)
+        arrived = self._truth(scope.workspace, scope.model, span.since - early, as_of)
         by_event = joining.of_events(arrived)
-        horizon = self._entity_horizon(workspace, model)
+        horizon = self._entity_horizon(scope.workspace, scope.model)
         if horizon is None or arrived["entity"].null_count() == arrived.height:
             return by_event
         answered = self._predictions(
-            workspace, environment, model, since, min(until + horizon, as_of) + timedelta(microseconds=1),
-            columns=("event_id", "at", "entity"), with_inputs=False,
+            scope,
+            Span(span.since, min(span.until + horizon, as_of) + timedelta(microseconds=1)),
+            columns=("event_id", "at", "entity"),
+            with_inputs=False,
             keep=(pl.col("status") == 200) & pl.col("score").is_not_null() & pl.col("variant").is_in(ANSWERING),
-        )  # fmt: skip
+        )
         return joining.united(by_event, joining.of_entities(arrived, answered, horizon))
 
     def _scored(
         self,
-        workspace: str,
-        environment: str,
-        model: str,
-        since: datetime,
-        until: datetime,
+        scope: Scope,
+        span: Span,
         *,
         digests: Collection[str] | None = None,
         variants: Collection[str] | None = None,
@@ -408,26 +325,15 @@ class DeltaInferenceLog:
         if variants is not None:
             keep &= pl.col("variant").is_in(list(variants))
         columns = ("event_id", "at", "version", "digest", "release", "variant", "probability", "entity", "score")
-        rows = self._predictions(
-            workspace, environment, model, since, until, columns=columns, with_inputs=with_inputs, keep=keep
-        )
+        rows = self._predictions(scope, span, columns=columns, with_inputs=with_inputs, keep=keep)
         return rows.unique(["event_id", "digest"], keep="first", maintain_order=True)
 
     def _predictions(
-        self,
-        workspace: str,
-        environment: str,
-        model: str,
-        since: datetime,
-        until: datetime,
-        *,
-        columns: Sequence[str],
-        with_inputs: bool,
-        keep: pl.Expr | None,
+        self, scope: Scope, span: Span, *, columns: Sequence[str], with_inputs: bool, keep: pl.Expr | None
     ) -> pl.DataFrame:
         """Rows of the span, in order of time and of the log, from every table of the model."""
-        folder = tables.predictions_folder(workspace, environment, model)
-        span = (pl.col("at") >= since) & (pl.col("at") < until)
+        folder = tables.predictions_folder(*scope)
+        inside = (pl.col("at") >= span.since) & (pl.col("at") < span.until)
         chosen = [*columns, *(["inputs"] if with_inputs else [])]
 
         def read() -> pl.DataFrame:
@@ -438,26 +344,24 @@ class DeltaInferenceLog:
             schema = {**_PREDICTIONS, "inputs": _struct(inputs)}
             parts = [pl.LazyFrame(schema=schema)]
             for table in known:
-                files = self._of_dates(f"{folder}/{table.name}", since, until)
+                files = self._of_dates(f"{folder}/{table.name}", *span)
                 if files:
                     part = self._scan(files, {**_PREDICTIONS, "inputs": _struct(table.inputs)})
                     parts.append(_widened(part, table.inputs, inputs) if with_inputs else part)
             wanted = [*chosen, *(name for name in ("at", "position") if name not in chosen)]
-            rows = [part.filter(span if keep is None else span & keep).select(wanted) for part in parts]
+            rows = [part.filter(inside if keep is None else inside & keep).select(wanted) for part in parts]
             return pl.concat(rows).sort("at", "position", nulls_last=False).select(chosen).collect()
 
         return _again_where_files_went(read)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    def committed_files(
-        self, workspace: str, environment: str, model: str, since_versions: dict[str, int]
-    ) -> list[CommittedFile]:
+    def committed_files(self, scope: Scope, since_versions: dict[str, int]) -> list[CommittedFile]:
         """Prediction files committed after a version, oldest first: what a monitor has not folded yet.
 
         `since_versions` is the last folded version by table name (`predictions`, …); a table it lacks is new.
         """
-        folder = tables.predictions_folder(workspace, environment, model)
+        folder = tables.predictions_folder(*scope)
         found = []
         for table in tables.read_catalogue(self._storage, folder).tables:
             with self._lock:
