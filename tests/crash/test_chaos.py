@@ -105,7 +105,7 @@ class Caller:
         assert not self._thread.is_alive(), f"{self.name} waits for an answer that does not come"
 
     def _run(self) -> None:
-        workspace, environment, _ = self.plane.place
+        workspace, environment, _ = self.plane.scope
         path = f"/{workspace}/{environment}/v2/models/{self.model}/infer"
         while not self._ended.is_set():
             ids = [f"{self.name}-{self.requests}-{row}" for row in range(self.rows)]

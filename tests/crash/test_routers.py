@@ -173,7 +173,7 @@ def load(plane: Plane, callers: int = 4) -> Iterator[list[Caller]]:
 
 
 def rows_of(plane: Plane) -> Counter[str]:
-    files = plane.log.committed_files(*plane.place, {})
+    files = plane.log.committed_files(plane.scope, {})
     return Counter(plane.log.read_files(files)["event_id"].to_list())
 
 

@@ -7,7 +7,9 @@ process that was a third of its memory; here it is gone with the process. Starti
     python -m steersman.dataplane.apart --state DIR --table PATH --parent PID [--stale]
 
 It inherits the committer's niceness and environment, and dies with it: by the kernel's hand, whatever the committer
-dies of. Killed anywhere it leaves the table as it was, and at most a file nobody refers to, which a vacuum finds.
+dies of. Killed anywhere it leaves the table as it was, and at most a file nobody refers to, which a vacuum finds. It leads a
+session of its own, so that it stays in the background while a late commit steps forward
+(`steersman.dataplane.priority`).
 """
 
 from __future__ import annotations
@@ -24,11 +26,19 @@ from pathlib import Path
 import msgspec
 from deltalake.exceptions import DeltaError
 
-from steersman.dataplane import upkeep
+from steersman.dataplane import priority, upkeep
+from steersman.dataplane.priority import Session
 from steersman.dataplane.storage import open_storage
 from steersman.dataplane.upkeep import Done
 
 _PR_SET_PDEATHSIG = 1
+
+PATIENCE_S = 60.0
+"""Wall seconds of one piece of work, after which it hurries. It is done in half of that where a fifth of a core is left over;
+where nothing is, a deletion may wait for it (`upkeep.Upkeep.alone`)."""
+
+GRANTED_S_MAX = 1.0
+"""How long a change of the session is asked for again; without privilege the kernel grants few a second, on the whole machine."""
 
 
 class ApartError(Exception):
@@ -56,12 +66,14 @@ class Apart:
         with self._guard:
             if self._stopped:
                 raise ApartError("the committer is about to end")
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        said, _ = self._process.communicate()
+            process = self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            )
+        said = _said(process)
         try:
             answer = msgspec.json.decode(said, type=_Answer)
         except msgspec.DecodeError:
-            answer = _Answer(error=f"its process ended with {self._process.returncode}")
+            answer = _Answer(error=f"its process ended with {process.returncode}")
         if answer.done is None:
             raise ApartError(f"{path}: {answer.error}")
         return answer.done
@@ -72,6 +84,20 @@ class Apart:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
+
+
+def _said(process: subprocess.Popen[bytes]) -> bytes:
+    """What it prints until its end, worked out in the background as long as that goes well."""
+    session = Session(process.pid)
+    try:
+        session.step_back(patience_s=GRANTED_S_MAX)
+        try:
+            return process.communicate(timeout=PATIENCE_S)[0]
+        except subprocess.TimeoutExpired:
+            session.step_forward(priority.HURRIED, patience_s=GRANTED_S_MAX)
+            return process.communicate()[0]
+    finally:
+        session.close()
 
 
 def main() -> None:

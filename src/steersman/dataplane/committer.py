@@ -58,9 +58,13 @@ RETRY_S = 5.0
 DAMAGED_KEPT_MAX = 20
 """Segments set aside because something in them could not be read."""
 
-PATIENCE_S = 10.0
-"""Wall seconds of one commit, after which it takes its full share of the processor to its end. With a tenth of a core left over
-it is done in half of that; where callers leave nothing, the log must not grow without end, and somebody may wait for a flush."""
+PATIENCE = ((10.0, 10), (20.0, priority.HURRIED), (60.0, 0))
+"""Wall seconds of one commit, and how far it then steps forward, to its end. With a tenth of a core left over it is done in half
+of the first; where callers leave nothing, the log must not grow without end. By steps, because a third of a core at once is
+more than it needs and what callers then lack (`docs/decisions/0026`)."""
+
+AWAITED_S = 10.0
+"""Wall seconds that somebody has waited for a flush or a deletion, after which it takes its full share."""
 
 LOOK_S = 0.5
 """Pause between looks at what waits; a look is one `stat` of the newest segment."""
@@ -306,22 +310,37 @@ class Service:
         self._bytes_max = bytes_max
         self._one_at_a_time = asyncio.Lock()
         self._last_s = time.monotonic()
+        self._nice = priority.NICE
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Have the tables alone, in the background for as long as that goes well."""
+    async def _turn(self, *, awaited: bool) -> AsyncIterator[None]:
+        """Have the tables alone, in the background for as long as that goes well. Who is `awaited` hurries those before it."""
         loop = asyncio.get_running_loop()
-        async with self._one_at_a_time:
-            hurry = loop.call_later(PATIENCE_S, self._session.step_forward)
-            try:
-                yield
-            finally:
-                if loop.time() >= hurry.when():
-                    self._session.step_back(patience_s=LOOK_S)
-                hurry.cancel()
+        due = loop.time() + AWAITED_S
+        steps = [loop.call_at(due, self._hurry, 0)] if awaited else []
+        try:
+            async with self._one_at_a_time:
+                if not awaited:
+                    steps = [loop.call_later(after_s, self._hurry, nice) for after_s, nice in PATIENCE]
+                elif loop.time() >= due:
+                    self._hurry(0)
+                try:
+                    yield
+                finally:
+                    if self._nice < priority.NICE:
+                        self._nice = priority.NICE
+                        self._session.step_back(patience_s=LOOK_S)
+        finally:
+            for step in steps:
+                step.cancel()
 
-    async def commit(self) -> int:
-        async with self._turn():
+    def _hurry(self, nice: int) -> None:
+        if nice < self._nice:
+            self._nice = nice
+            self._session.step_forward(nice, patience_s=LOOK_S)
+
+    async def commit(self, *, awaited: bool = False) -> int:
+        async with self._turn(awaited=awaited):
             try:
                 rows = await asyncio.to_thread(self._committer.commit_all)
             except Exception as error:
@@ -371,7 +390,7 @@ class Service:
                 finally:
                     self._committer.forget(request.workspace, request.model)
 
-        async with self._turn():
+        async with self._turn(awaited=True):
             return await asyncio.to_thread(work)
 
     async def app(self, exchange: Exchange, key: bytes) -> None:
@@ -389,7 +408,7 @@ class Service:
         match (exchange.method, exchange.path):
             case ("POST", "/flush"):
                 self._committer.counts.flushes += 1
-                return b'{"rows": %d}' % await self.commit()
+                return b'{"rows": %d}' % await self.commit(awaited=True)
             case ("POST", "/expire"):
                 return msgspec.json.encode(await self.remove(await _decoded(exchange, ExpireRequest)))
             case ("POST", "/erase"):
@@ -436,7 +455,7 @@ async def serve(state: Path, storage: Storage, session: Session, *, interval_s: 
         task.cancel()
     apart.stop()
     try:
-        await service.commit()
+        await service.commit(awaited=True)
     except COMMIT_ERRORS as error:
         _log.error("the last commit failed; the log keeps what waits: %s", error)
 

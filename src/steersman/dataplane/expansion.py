@@ -29,16 +29,43 @@ _POLARS_TYPES: dict[str, pl.DataType] = {
 _INSTANT = pl.Datetime("us", "UTC")
 _DAY_US = 86_400_000_000
 _LONG = range(-(2**63), 2**63)
+_NUMERIC = {float, int, bool, type(None)}
 
+_OF_A_RECORD: dict[str, pl.DataType] = {
+    "version": pl.String(),
+    "digest": pl.String(),
+    "release": pl.String(),
+    "variant": pl.String(),
+    "probability": pl.Float64(),
+    "status": pl.Int32(),
+    "error": pl.String(),
+    "latency_ms": pl.Float64(),
+    "request_id": pl.String(),
+    "trace_id": pl.String(),
+}
+"""Fields of a record that are columns of the table, under the same name."""
 
-class _Batch(msgspec.Struct):
-    """Rows of one record, already columns."""
-
-    record: Prediction
-    inputs: dict[str, list[Any]]
-    entities: list[str | None]
-    scores: list[float | None]
-    outputs: list[str | None]
+_COLUMNS = [
+    "event_id",
+    "at",
+    "date",
+    "version",
+    "digest",
+    "release",
+    "variant",
+    "probability",
+    "entity",
+    "inputs",
+    "score",
+    "outputs",
+    "status",
+    "error",
+    "latency_ms",
+    "request_id",
+    "trace_id",
+    "position",
+]
+"""In the order in which the table has them."""
 
 
 def prediction_rows(table: PredictionsTable, items: Sequence[tuple[int, tuple[Context, Prediction]]]) -> pl.DataFrame:
@@ -46,42 +73,66 @@ def prediction_rows(table: PredictionsTable, items: Sequence[tuple[int, tuple[Co
 
     `items` are the records with their positions in the log.
     """
-    batches = [_batch(table, context, record) for _, (context, record) in items]
-    inputs = pl.DataFrame(
-        [
-            _series(name, [value for batch in batches for value in batch.inputs[name]], _POLARS_TYPES[kind])
-            for name, kind in table.inputs.items()
-        ]
-    )
-    ats = [batch.record.at_us for batch in batches]
-    counts = [len(batch.record.event_ids) for batch in batches]
+    counts = [len(record.event_ids) for _, (_, record) in items]
+    records = _records([record for _, (_, record) in items])
+    if any(count != 1 for count in counts):
+        records = records[[index for index, count in enumerate(counts) for _ in range(count)]]
+    event_ids = [one for _, (_, record) in items for one in record.event_ids]
+    return records.with_columns(
+        pl.Series("event_id", event_ids, dtype=pl.String()),
+        *_contents(table, items),
+        _positions((position for position, _ in items), counts),
+    ).select(_COLUMNS)
 
-    def per_record(name: str, values: Iterable[Any], dtype: pl.DataType) -> pl.Series:
-        spread = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
-        return pl.Series(name, spread, dtype=dtype)
 
+def _records(records: Sequence[Prediction]) -> pl.DataFrame:
+    """What all rows of a record share, a row a record."""
+    ats = [record.at_us for record in records]
     return pl.DataFrame(
         [
-            pl.Series("event_id", [one for b in batches for one in b.record.event_ids], dtype=pl.String()),
-            per_record("at", ats, pl.Int64()).cast(_INSTANT),
-            per_record("date", dates_of(ats), pl.String()),
-            per_record("version", (b.record.version for b in batches), pl.String()),
-            per_record("digest", (b.record.digest for b in batches), pl.String()),
-            per_record("release", (b.record.release for b in batches), pl.String()),
-            per_record("variant", (b.record.variant for b in batches), pl.String()),
-            per_record("probability", (b.record.probability for b in batches), pl.Float64()),
-            pl.Series("entity", [one for b in batches for one in b.entities], dtype=pl.String()),
-            inputs.to_struct("inputs"),
-            pl.Series("score", [one for b in batches for one in b.scores], dtype=pl.Float64()),
-            pl.Series("outputs", [one for b in batches for one in b.outputs], dtype=pl.String()),
-            per_record("status", (b.record.status for b in batches), pl.Int32()),
-            per_record("error", (b.record.error for b in batches), pl.String()),
-            per_record("latency_ms", (b.record.latency_ms for b in batches), pl.Float64()),
-            per_record("request_id", (b.record.request_id for b in batches), pl.String()),
-            per_record("trace_id", (b.record.trace_id for b in batches), pl.String()),
-            _positions((position for position, _ in items), counts),
+            pl.Series("at", ats, dtype=pl.Int64()).cast(_INSTANT),
+            pl.Series("date", dates_of(ats), dtype=pl.String()),
+            *(
+                pl.Series(name, [getattr(record, name) for record in records], dtype=dtype)
+                for name, dtype in _OF_A_RECORD.items()
+            ),
         ]
     )
+
+
+def _contents(table: PredictionsTable, items: Sequence[tuple[int, tuple[Context, Prediction]]]) -> list[pl.Series]:
+    """What the rows of a record do not share: inputs, entity, and what the version answered.
+
+    What was decoded of a record is let go of before the next one is: thirty lists each of ten thousand requests cost more
+    to keep, and to look through for garbage, than to decode.
+    """
+    inputs: dict[str, list[Any]] = {name: [] for name in table.inputs}
+    entities: list[str | None] = []
+    scores: list[float | None] = []
+    outputs: list[str | None] = []
+    for _, (context, record) in items:
+        rows = len(record.event_ids)
+        missing: list[Any] = [None] * rows
+        given = _given(record, context.signature, rows)
+        sticky = given.get(context.sticky_by) if context.sticky_by is not None else None
+        if sticky is None:
+            entities += missing
+        else:
+            entities += [None if value is None else routing.entity_text(value) for value in sticky]
+        if not context.signature:
+            given = {UNSIGNED_FIELD: _lines(given) or missing}
+        for name, column in inputs.items():
+            column += given.get(name, missing)
+        found_scores, found_outputs = _outputs(record.outputs, rows)
+        scores += found_scores or missing
+        outputs += found_outputs or missing
+    columns = [_series(name, inputs[name], _POLARS_TYPES[kind]) for name, kind in table.inputs.items()]
+    return [
+        pl.Series("entity", entities, dtype=pl.String()),
+        pl.DataFrame(columns).to_struct("inputs"),
+        pl.Series("score", scores, dtype=pl.Float64()),
+        pl.Series("outputs", outputs, dtype=pl.String()),
+    ]
 
 
 def label_rows(items: Sequence[tuple[int, Labels]]) -> pl.DataFrame:
@@ -146,16 +197,6 @@ def dates_of(ats_us: Iterable[int]) -> list[str]:
     return dates
 
 
-def _batch(table: PredictionsTable, context: Context, record: Prediction) -> _Batch:
-    rows = len(record.event_ids)
-    given = _given(record, context.signature, rows)
-    entities: list[str | None] = [None] * rows
-    if context.sticky_by is not None and context.sticky_by in given:
-        entities = [None if value is None else routing.entity_text(value) for value in given[context.sticky_by]]
-    scores, outputs = _outputs(record.outputs, rows)
-    return _Batch(record, _inputs(table, context, given, rows), entities, scores, outputs)
-
-
 def _given(record: Prediction, signature: Sequence[Column], rows: int) -> dict[str, list[Any]]:
     """The request's columns by name. One matrix `[rows, k]` for k columns is spread over them, in their order."""
     try:
@@ -168,36 +209,34 @@ def _given(record: Prediction, signature: Sequence[Column], rows: int) -> dict[s
     return {tensor.name: tensor.data for tensor in inputs if len(tensor.data) == rows}
 
 
-def _inputs(table: PredictionsTable, context: Context, given: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
-    if not context.signature:
-        names = list(given)
-        lines: list[Any] = [
-            msgspec.json.encode(dict(zip(names, row, strict=True))).decode()
-            for row in zip(*given.values(), strict=True)
-        ]
-        given = {UNSIGNED_FIELD: lines or [None] * rows}
-    missing: list[Any] = [None] * rows
-    return {name: given.get(name, missing) for name in table.inputs}
+def _lines(given: dict[str, list[Any]]) -> list[str]:
+    """Each row as JSON, for a version without a signature."""
+    names = list(given)
+    return [
+        msgspec.json.encode(dict(zip(names, row, strict=True))).decode() for row in zip(*given.values(), strict=True)
+    ]
 
 
 def _outputs(raw: bytes, rows: int) -> tuple[list[float | None], list[str | None]]:
-    """Score of each row (first output, where it is one number), and all outputs as JSON where there is more."""
-    no_scores: list[float | None] = [None] * rows
-    no_lines: list[str | None] = [None] * rows
+    """Score of each row (first output, where it is one number), and all outputs as JSON where there is more.
+
+    Either is empty where there is none.
+    """
     if not raw:
-        return no_scores, no_lines
+        return [], []
     try:
         tensors = protocol.decode_outputs(raw)
     except protocol.EnvelopeError:
-        return no_scores, no_lines
+        return [], []
     widths = [len(tensor.data) // rows if len(tensor.data) % rows == 0 else 0 for tensor in tensors]
     if not tensors or 0 in widths:
-        return no_scores, no_lines
+        return [], []
     first = tensors[0].data
-    numeric = widths[0] == 1 and {type(value) for value in first} <= {float, int, bool, type(None)}
-    scores = [None if value is None else _as_float(value) for value in first] if numeric else no_scores
-    if numeric and len(tensors) == 1:
-        return scores, no_lines
+    scores: list[float | None] = []
+    if widths[0] == 1 and {type(value) for value in first} <= _NUMERIC:
+        scores = [None if value is None else _as_float(value) for value in first]
+        if len(tensors) == 1:
+            return scores, []
     lines: list[str | None] = []
     for row in range(rows):
         cell = {

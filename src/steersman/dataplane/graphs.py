@@ -26,7 +26,7 @@ _TYPES: dict[str, Any] = {
 
 
 class Graph:
-    """One loaded graph. With one input node of several columns it takes a matrix, else one node is one column."""
+    """One loaded graph. A single input node takes all columns, else one node is one column, [n] or [n, 1] as it says."""
 
     def __init__(self, path: Path, signature: Sequence[Column], *, output: str, threads: int) -> None:
         import onnxruntime as ort
@@ -37,27 +37,29 @@ class Graph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._inputs = [(node.name, _TYPES.get(node.type, np.float32)) for node in self._session.get_inputs()]
+        nodes = self._session.get_inputs()
+        self._inputs = [(node.name, _TYPES.get(node.type, np.float32)) for node in nodes]
+        self._flat = {node.name for node in nodes if len(node.shape) == 1}
         self._names = [node.name for node in self._session.get_outputs()]
         self._output = output
         self.as_matrix = len(self._inputs) == 1 and len(signature) != 1 and self._inputs[0][1] is not np.object_
 
     def predict(self, batch: Batch, variant: str, mlflow: bool) -> Outputs:
         """The score; for a caller of MLflow's protocol also every output by its name, as its pyfunc has them."""
+        name, dtype = self._inputs[0]
         if batch.matrix is not None:
-            name, dtype = self._inputs[0]
             feed = {name: batch.matrix.astype(dtype)}
-        elif len(self._inputs) == 1 and len(batch.columns) != 1:
-            name, dtype = self._inputs[0]
-            feed = {name: np.column_stack([_column(values, dtype) for values in batch.columns.values()])}
+        elif len(self._inputs) == 1:  # whatever the node is called, as in pyfunc
+            stacked = np.column_stack([_column(values, dtype) for values in batch.columns.values()])
+            feed = {name: stacked[:, 0] if name in self._flat else stacked}
         else:
-            feed = {
-                name: _column(batch.columns[name], dtype).reshape(batch.rows, 1) for name, dtype in self._inputs
-            }  # fmt: skip
+            feed = {name: _column(batch.columns[name], dtype) for name, dtype in self._inputs}
+            feed = {name: values if name in self._flat else values[:, None] for name, values in feed.items()}
         results = [_array(one) for one in self._session.run(None, feed)]
         outputs = [(self._output, self._score(results))]
         if mlflow:
-            outputs += [(f"prediction.{name}", values) for name, values in zip(self._names, results, strict=True)]
+            named = zip(self._names, results, strict=True)
+            outputs += [(f"prediction.{name}", np.ravel(one) if one.size == batch.rows else one) for name, one in named]
         return outputs
 
     def _score(self, results: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

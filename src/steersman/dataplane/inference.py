@@ -228,10 +228,11 @@ class Inference:
             self._counts.mirrors_unreadable += 1
 
     async def settle(self, timeout_s: float) -> int:
-        """Wait for the mirrors under way; returns how many are left after `timeout_s`."""
-        if self._mirrors:
-            await asyncio.wait(set(self._mirrors), timeout=timeout_s)
-        return len(self._mirrors)
+        """Wait for the mirrors under way, not for those that begin meanwhile; returns how many are left after `timeout_s`."""
+        if not self._mirrors:
+            return 0
+        _, left = await asyncio.wait(set(self._mirrors), timeout=timeout_s)
+        return len(left)
 
 
 def assign(request: Request) -> list[Part]:

@@ -16,33 +16,38 @@ import errno
 import os
 import time
 
-_SESSION = "/proc/self/autogroup"
+_SESSION = "/proc/{pid}/autogroup"
 """Missing where the kernel groups no sessions; then nice values are compared across all of them."""
 
 NICE = 15
 """Of those who step back: they get what others leave, and beside two that want a whole core a sixtieth of it. Work whose end
 somebody waits for therefore has a patience, after which it steps forward."""
 
+HURRIED = 5
+"""Of work that has waited too long but not so long that callers should pay with more: a seventh of a core beside the same two."""
+
 TRY_S = 0.02
 """Between two tries: to those without privilege the kernel grants one such change in 0.1 s, on the whole machine."""
 
 
 class Session:
-    """The share of the session this process leads. Made before the process walls itself in, used afterwards as well."""
+    """The share of the session that a process leads, this one or a child. Made before the process walls itself in, used
+    afterwards as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int | None = None) -> None:
+        pid = pid or os.getpid()
         self._descriptor = -1
-        if os.getsid(0) == os.getpid():  # another's session, a person's shell, is not ours to slow down
-            with contextlib.suppress(OSError):
-                self._descriptor = os.open(_SESSION, os.O_WRONLY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == pid:  # another's session, a person's shell, is not ours to slow down
+                self._descriptor = os.open(_SESSION.format(pid=pid), os.O_WRONLY | os.O_CLOEXEC)
 
     def step_back(self, *, patience_s: float = 0.0) -> bool:
         """Leave the processor to other sessions; False where there is no such thing, or others were first all the time."""
         return self._set(NICE, patience_s)
 
-    def step_forward(self, *, patience_s: float = 0.0) -> bool:
-        """Take as much as any other session again."""
-        return self._set(0, patience_s)
+    def step_forward(self, nice: int = 0, *, patience_s: float = 0.0) -> bool:
+        """Take more again; as much as any other session unless another nice value is given."""
+        return self._set(nice, patience_s)
 
     def _set(self, nice: int, patience_s: float) -> bool:
         if self._descriptor < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,10 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from steersman.dataplane import upkeep
+from steersman.dataplane import apart as apart_module
+from steersman.dataplane import priority, upkeep
 from steersman.dataplane.apart import Apart, ApartError
 from steersman.dataplane.storage import LocalStorage
 from steersman.dataplane.upkeep import Upkeep
+from steersman.ports import Scope, Span
 from steersman.testing.log import Written
 
 TABLE = "ops/production/m/predictions"
@@ -35,6 +38,16 @@ def eventually(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def started() -> list[psutil.Process]:
+    """Processes of upkeep that this one started; other tests may have left it children of other kinds."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if apart_module.__name__ in child.cmdline():
+                found.append(child)
+    return found
 
 
 def endless(state: Path) -> None:
@@ -58,7 +71,11 @@ def test_another_process_merges_and_this_one_counts(tmp_path: Path) -> None:
     written.predict(["late"], written.day(0), [0.5])
     assert written.commit() == 1
     rows = written.log._predictions(
-        "ops", "production", "m", written.day(0), written.day(1), columns=("event_id",), with_inputs=False, keep=None
+        Scope("ops", "production", "m"),
+        Span(written.day(0), written.day(1)),
+        columns=("event_id",),
+        with_inputs=False,
+        keep=None,
     )
     assert sorted(rows["event_id"]) == sorted(["late", *(f"e{number}" for number in range(upkeep.SMALL_FILES_MAX))])
 
@@ -98,12 +115,41 @@ def test_to_stop_is_to_kill_it_and_to_start_no_more(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    eventually(lambda: bool(psutil.Process().children()))
+    eventually(lambda: len(started()) == 1)
     apart.stop()
     thread.join(20)
     assert "ended with -9" in str(failed[0])
     with pytest.raises(ApartError, match="about to end"):
         apart(TABLE, False)
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel groups no sessions")
+def test_it_stays_in_the_background_until_its_patience_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a session of its own: a commit beside it that steps forward takes nobody along."""
+    endless(tmp_path)
+    monkeypatch.setattr(apart_module, "PATIENCE_S", 2.0)
+    apart = Apart(tmp_path)
+
+    def work() -> None:
+        with contextlib.suppress(ApartError):
+            apart(TABLE, False)
+
+    def group_of(pid: int) -> list[str]:
+        """Empty for a process of the machine's first session, which has none."""
+        return Path(f"/proc/{pid}/autogroup").read_text().split()
+
+    own, thread = group_of(os.getpid()), threading.Thread(target=work)
+    thread.start()
+    try:
+        eventually(lambda: len(started()) == 1)
+        [other] = started()
+        eventually(lambda: group_of(other.pid)[-1:] == [str(priority.NICE)])
+        assert os.getsid(other.pid) == other.pid
+        eventually(lambda: group_of(other.pid)[-1:] == [str(priority.HURRIED)])
+        assert group_of(os.getpid()) == own
+    finally:
+        apart.stop()
+        thread.join(20)
 
 
 def test_it_loads_no_polars_which_would_double_its_start() -> None:

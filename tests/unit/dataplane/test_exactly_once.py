@@ -20,7 +20,8 @@ from steersman.dataplane.capture import SegmentWriter
 from steersman.dataplane.committer import Committer
 from steersman.dataplane.deltas import APPLICATION, DeltaTables
 from steersman.dataplane.sandbox import allowed_environment
-from steersman.testing.log import PLACE, Written
+from steersman.ports import Span
+from steersman.testing.log import SCOPE, Written
 from steersman.testing.plane import Plane
 
 TABLE = "tables/ops/production/m/predictions"
@@ -29,7 +30,7 @@ TABLE = "tables/ops/production/m/predictions"
 def event_ids(written: Written) -> list[str]:
     """Ids of all rows, duplicates too."""
     rows = written.log._predictions(
-        *PLACE, written.day(0), written.day(9), columns=("event_id",), with_inputs=False, keep=None
+        SCOPE, Span(written.day(0), written.day(9)), columns=("event_id",), with_inputs=False, keep=None
     )
     return sorted(rows["event_id"].to_list())
 
@@ -138,7 +139,7 @@ def test_a_foreign_writer_between_our_read_and_our_commit_costs_nothing(written:
     theirs = DeltaTable(str(written.state / TABLE))
     rows = 2
     if foreign == "append":
-        frame = written.log.read_files(written.log.committed_files(*PLACE, {})[:1])
+        frame = written.log.read_files(written.log.committed_files(SCOPE, {})[:1])
         write_deltalake(
             theirs,
             frame.with_columns(event_id=frame["event_id"] + "-theirs", date=frame["at"].dt.strftime("%F")),
@@ -150,7 +151,7 @@ def test_a_foreign_writer_between_our_read_and_our_commit_costs_nothing(written:
     elif foreign == "optimize":
         assert theirs.optimize.compact()["numFilesRemoved"] == 2
     else:
-        frame = written.log.read_files(written.log.committed_files(*PLACE, {})[:1])
+        frame = written.log.read_files(written.log.committed_files(SCOPE, {})[:1])
         more = frame.with_columns(date=frame["at"].dt.strftime("%F"), note=frame["event_id"]).head(0)
         write_deltalake(theirs, more, mode="append", schema_mode="merge")
     written.predict(["e2"], written.day(0), [0.5])
@@ -166,7 +167,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_again(written: Written) -> N
     written.commit()
     written.predict(["e1"], written.day(0), [0.5])
     lost = Transaction(APPLICATION + "router-0", written.writer.position)
-    frame = written.log.read_files(written.log.committed_files(*PLACE, {}))
+    frame = written.log.read_files(written.log.committed_files(SCOPE, {}))
     write_deltalake(
         DeltaTable(str(written.state / TABLE)),
         frame.with_columns(event_id=frame["event_id"].str.replace("e0", "e1"), date=frame["at"].dt.strftime("%F")),

@@ -107,7 +107,7 @@ def test_every_version_that_runs_can_be_asked_by_number_and_no_verdict_counts_it
     assert (status, answer["outputs"][0]["data"]) == (200, [score])
     assert (headers["x-steersman-version"], headers["x-steersman-variant"]) == (version, "override")
     stumps.plane.flush()
-    rows = stumps.plane.log.read_files(stumps.plane.log.committed_files(*stumps.plane.place, {}))
+    rows = stumps.plane.log.read_files(stumps.plane.log.committed_files(stumps.plane.scope, {}))
     kept = rows.filter(pl.col("event_id") == answer["parameters"]["event_ids"][0])
     assert kept.select("version", "variant", "probability").rows() == [(version, "override", None)]
 
@@ -219,7 +219,7 @@ def test_a_number_no_column_holds_is_answered_in_words_and_its_row_committed(
     answered, _, said = ask(stumps.plane, "/ops/production/endpoints/m/invocations", scored)
     assert answered == (200 if status == 200 else 400), said
     stumps.plane.flush()
-    rows = stumps.plane.log.read_files(stumps.plane.log.committed_files(*stumps.plane.place, {}))
+    rows = stumps.plane.log.read_files(stumps.plane.log.committed_files(stumps.plane.scope, {}))
     found = rows.filter(pl.col("event_id") == event)
     assert found.select("status", pl.col("inputs").struct.field("z")).rows() == [(status, kept)]
 

@@ -132,35 +132,62 @@ class NotedSession(Session):
         self.steps.append("back")
         return True
 
-    def step_forward(self, *, patience_s: float = 0.0) -> bool:
-        self.steps.append("forward")
+    def step_forward(self, nice: int = 0, *, patience_s: float = 0.0) -> bool:
+        self.steps.append(f"forward to {nice}")
         return True
 
 
-def test_a_commit_that_takes_too_long_takes_its_full_share_until_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where callers leave no processor at all the log would grow without end, and a flush would not return."""
-    monkeypatch.setattr(committer, "PATIENCE_S", 0.05)
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Service, NotedSession]:
+    """A committer whose commits take 0.4 s, and how far it stepped when."""
+    monkeypatch.setattr(committer, "PATIENCE", ((0.1, 10), (0.2, 5), (60.0, 0)))
+    monkeypatch.setattr(committer, "AWAITED_S", 0.3)
     session, storage = NotedSession(), LocalStorage(tmp_path / "tables")
     work = Committer(tmp_path, storage)
-    service = Service(work, Upkeep(storage), Remover(tmp_path, storage), session, interval_s=0, bytes_max=1)
+    monkeypatch.setattr(work, "commit_all", lambda: time.sleep(0.4))
+    return Service(work, Upkeep(storage), Remover(tmp_path, storage), session, interval_s=0, bytes_max=1), session
+
+
+def test_a_commit_in_time_stays_in_the_background(
+    slow: tuple[Service, NotedSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, session = slow
+    monkeypatch.setattr(committer, "PATIENCE", ((60.0, 0),))
+    asyncio.run(service.commit())
+    assert session.steps == []
+
+
+def test_a_commit_that_takes_too_long_takes_more_and_more_until_its_end(slow: tuple[Service, NotedSession]) -> None:
+    """Where callers leave no processor at all the log would grow without end."""
+    service, session = slow
+    asyncio.run(service.commit())
+    assert session.steps == ["forward to 10", "forward to 5", "back"]
+
+
+def test_a_flush_that_waits_too_long_takes_the_full_share(slow: tuple[Service, NotedSession]) -> None:
+    service, session = slow
+    asyncio.run(service.commit(awaited=True))
+    assert session.steps == ["forward to 0", "back"]
+
+
+def test_a_flush_hurries_the_commit_before_it_as_well(slow: tuple[Service, NotedSession]) -> None:
+    service, session = slow
 
     async def run() -> None:
-        await service.commit()
-        assert session.steps == [], "in time"
-        monkeypatch.setattr(work, "commit_all", lambda: time.sleep(0.2))
-        await service.commit()
-        assert session.steps == ["forward", "back"]
+        await asyncio.gather(service.commit(), service.commit(awaited=True))
 
     asyncio.run(run())
+    assert session.steps == ["forward to 10", "forward to 5", "forward to 0", "back", "forward to 0", "back"]
 
 
-def test_a_session_led_by_another_is_left_alone() -> None:
-    if os.getsid(0) == os.getpid():
-        pytest.skip("this process leads its session")
+def test_a_session_led_by_another_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = tmp_path / "autogroup"
+    given.touch()
+    monkeypatch.setattr(priority, "_SESSION", str(given))
+    monkeypatch.setattr(os, "getsid", lambda pid: pid + 1)
     session = Session()
     assert session.step_back() is False
+    assert given.read_bytes() == b""
     session.close()
 
 
@@ -171,7 +198,7 @@ def test_a_change_the_kernel_grants_a_little_later_is_waited_for(
     given = tmp_path / "autogroup"
     given.touch()
     monkeypatch.setattr(priority, "_SESSION", str(given))
-    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+    monkeypatch.setattr(os, "getsid", lambda pid: pid)
     write, refusals = os.write, [errno.EAGAIN, errno.EAGAIN]
 
     def busy(descriptor: int, data: bytes) -> int:

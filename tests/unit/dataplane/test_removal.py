@@ -13,7 +13,8 @@ from steersman.dataplane import removal, upkeep
 from steersman.dataplane.removal import EraseRequest, ExpireRequest, Remover
 from steersman.dataplane.storage import LocalStorage
 from steersman.dataplane.upkeep import Upkeep
-from steersman.testing.log import PLACE, Written
+from steersman.ports import Span
+from steersman.testing.log import SCOPE, Written
 
 ENTITY = "N525'UA"
 
@@ -27,7 +28,7 @@ class Log(Written):
         return self.state / "tables" / name
 
     def event_ids(self) -> list[str]:
-        rows = self.log.scored_rows(*PLACE, since=self.day(0), until=self.day(99), as_of=self.day(99))
+        rows = self.log.scored_rows(SCOPE, Span(self.day(0), self.day(99)), as_of=self.day(99))
         return rows["event_id"].to_list()
 
     def holding(self, text: str) -> list[Path]:
@@ -147,24 +148,24 @@ def test_rows_without_an_entity_survive_the_erasure_of_one(log: Log) -> None:
 def test_who_folds_files_is_not_told_rows_that_an_erasure_wrote_again(log: Log) -> None:
     log.predict(["mine", "other"], log.day(0), [0.5, 0.25], who=[ENTITY, "N1"])
     log.commit()
-    folded = log.log.committed_files(*PLACE, {})
+    folded = log.log.committed_files(SCOPE, {})
     log.remover.erase(ERASE)
     log.committer.forget("ops", "m")
-    assert log.log.committed_files(*PLACE, {"predictions": folded[-1].version}) == []
+    assert log.log.committed_files(SCOPE, {"predictions": folded[-1].version}) == []
     log.predict(["new"], log.day(0), [0.5])
     log.commit()
-    new = log.log.committed_files(*PLACE, {"predictions": folded[-1].version})
+    new = log.log.committed_files(SCOPE, {"predictions": folded[-1].version})
     assert log.log.read_files(new)["event_id"].to_list() == ["new"]
 
 
 def test_what_nobody_folded_yet_is_told_without_the_erased_rows(log: Log) -> None:
     log.predict(["first"], log.day(1), [0.5])
     log.commit()
-    folded = log.log.committed_files(*PLACE, {})
+    folded = log.log.committed_files(SCOPE, {})
     log.predict(["mine", "other"], log.day(0), [0.5, 0.25], who=[ENTITY, "N1"])
     log.commit()
     log.remover.erase(ERASE)
-    new = log.log.committed_files(*PLACE, {"predictions": folded[-1].version})
+    new = log.log.committed_files(SCOPE, {"predictions": folded[-1].version})
     assert log.log.read_files(new)["event_id"].to_list() == ["other"]
 
 

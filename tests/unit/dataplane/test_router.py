@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -328,6 +329,35 @@ def test_the_side_door_needs_its_key(plane: Plane) -> None:
         key.write_text(right)
 
 
+def test_a_flush_waits_for_the_copies_under_way_and_not_for_those_that_come_after(plane: Plane, worker: Start) -> None:
+    """Where every request is copied there is always one more."""
+
+    def slowly(columns: Any, _variant: str) -> Any:
+        time.sleep(0.3)
+        return scores(columns)
+
+    stable, shadow = worker(lambda c, v: scores(c)), worker(slowly)
+    plane.route(
+        plane.variant("stable", "sha256:a", [stable.address]),
+        mirrors=[MirrorRoute(role="mirror", version="2", digest="sha256:b", release="r2", addresses=(shadow.address,))],
+        signature=STUMP_SIGNATURE,
+    )
+    ended = threading.Event()
+
+    def call() -> None:
+        while not ended.wait(0.02):
+            plane.infer({"x": [1.0], "z": [0.0]})
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        time.sleep(0.5)
+        assert plane.admin("POST", "/flush") == (200, {"position": ANY, "mirrors_in_flight": 0})
+    finally:
+        ended.set()
+        caller.join()
+
+
 def test_mirrors_answer_under_the_same_event_ids_and_never_reach_the_caller(plane: Plane, worker: Start) -> None:
     stable, shadow, challenger = (worker(lambda c, v: scores(c)), worker(lambda c, v: scores(c, 2)),
                                   worker(lambda c, v: (500, {"error": "broken"})))  # fmt: skip
@@ -346,7 +376,7 @@ def test_mirrors_answer_under_the_same_event_ids_and_never_reach_the_caller(plan
     assert (status, answer["outputs"][0]["data"]) == (200, [1.0, 2.0])
     assert [variant for variant, _ in shadow.seen + challenger.seen] == ["mirror", "challenger"], "before the answer"
     plane.flush()
-    files = plane.log.committed_files(*plane.place, {})
+    files = plane.log.committed_files(plane.scope, {})
     rows = plane.log.read_files(files)
     seen = {
         (event_id, variant): (score, status)

@@ -103,7 +103,7 @@ def call(plane: Plane, body: dict[str, Any]) -> tuple[http.client.HTTPConnection
 
 def kept(plane: Plane, event_id: str) -> list[tuple[Any, ...]]:
     plane.flush()
-    rows = plane.log.read_files(plane.log.committed_files(*plane.place, {}))
+    rows = plane.log.read_files(plane.log.committed_files(plane.scope, {}))
     return rows.filter(pl.col("event_id") == event_id).select("status", "outputs", "error", "variant").rows()
 
 

@@ -20,7 +20,8 @@ from steersman.dataplane.deltas import open_table
 from steersman.dataplane.storage import LocalStorage, Storage
 from steersman.dataplane.upkeep import Upkeep
 from steersman.plugins.tables.delta import DeltaInferenceLog
-from steersman.testing.log import PLACE, Written
+from steersman.ports import Span
+from steersman.testing.log import SCOPE, Written
 
 TABLE = "ops/production/m/predictions"
 
@@ -67,12 +68,12 @@ def test_small_files_of_a_date_become_one_and_every_row_stays(kept: Kept, monkey
     kept.commits(8)
     kept.predict(["next-day"], kept.day(1), [0.5])
     kept.commit()
-    before = kept.log.scored_rows(*PLACE, since=kept.day(0), until=kept.day(2), as_of=kept.day(2))
+    before = kept.log.scored_rows(SCOPE, Span(kept.day(0), kept.day(2)), as_of=kept.day(2))
     kept.keep_up()
     assert len(kept.delta().file_uris()) == 2
-    after = kept.log.scored_rows(*PLACE, since=kept.day(0), until=kept.day(2), as_of=kept.day(2))
+    after = kept.log.scored_rows(SCOPE, Span(kept.day(0), kept.day(2)), as_of=kept.day(2))
     assert after.equals(before)
-    fresh = DeltaInferenceLog(kept.state).scored_rows(*PLACE, since=kept.day(0), until=kept.day(2), as_of=kept.day(2))
+    fresh = DeltaInferenceLog(kept.state).scored_rows(SCOPE, Span(kept.day(0), kept.day(2)), as_of=kept.day(2))
     assert fresh.equals(before)
 
 
@@ -93,16 +94,16 @@ def test_a_date_that_is_over_is_merged_whole_however_few_files_it_has(
 def test_a_compaction_is_no_news_to_who_folds_files_and_hides_none(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "SMALL_FILES_MAX", 4)
     kept.commits(2)
-    folded = kept.log.committed_files(*PLACE, {})
+    folded = kept.log.committed_files(SCOPE, {})
     assert sum(file.rows for file in folded) == 2
     seen = {"predictions": folded[-1].version}
     kept.commits(2, first=2)
     kept.keep_up()
     for log in (kept.log, DeltaInferenceLog(kept.state)):
-        new = log.committed_files(*PLACE, seen)
+        new = log.committed_files(SCOPE, seen)
         assert log.read_files(new)["event_id"].to_list() == ["e2", "e3"]
-        assert log.committed_files(*PLACE, {"predictions": new[-1].version}) == []
-        assert sum(file.rows for file in log.committed_files(*PLACE, {})) == 4
+        assert log.committed_files(SCOPE, {"predictions": new[-1].version}) == []
+        assert sum(file.rows for file in log.committed_files(SCOPE, {})) == 4
 
 
 def test_who_reads_an_old_list_of_files_can_still_read_them_for_a_day(
@@ -129,11 +130,11 @@ def test_opening_a_table_reads_its_checkpoint_and_the_entries_behind_it(
         entry.unlink()
     assert (log / "_last_checkpoint").exists()
     fresh = DeltaInferenceLog(kept.state)
-    rows = fresh.scored_rows(*PLACE, since=kept.day(0), until=kept.day(1), as_of=kept.day(1))
+    rows = fresh.scored_rows(SCOPE, Span(kept.day(0), kept.day(1)), as_of=kept.day(1))
     assert rows.height == 12
     kept.commits(1, first=12)
     assert Committer(kept.state).commit_all() == 0
-    assert fresh.scored_rows(*PLACE, since=kept.day(0), until=kept.day(1), as_of=kept.day(1)).height == 13
+    assert fresh.scored_rows(SCOPE, Span(kept.day(0), kept.day(1)), as_of=kept.day(1)).height == 13
 
 
 def test_the_file_of_a_committer_that_died_before_its_commit_is_never_read_and_goes(kept: Kept) -> None:
@@ -141,9 +142,9 @@ def test_the_file_of_a_committer_that_died_before_its_commit_is_never_read_and_g
     [real] = kept.files()
     orphan = real.with_name("part-00000-orphan.parquet")
     orphan.write_bytes(real.read_bytes())
-    rows = kept.log.scored_rows(*PLACE, since=kept.day(0), until=kept.day(1), as_of=kept.day(1))
+    rows = kept.log.scored_rows(SCOPE, Span(kept.day(0), kept.day(1)), as_of=kept.day(1))
     assert rows["event_id"].to_list() == ["e0"]
-    assert kept.log.committed_files(*PLACE, {})[0].rows == 1
+    assert kept.log.committed_files(SCOPE, {})[0].rows == 1
     assert kept.vacuum(hours=upkeep.GRACE_H, orphans=True) == 0
     kept.age(hours=25)
     assert kept.vacuum(hours=upkeep.GRACE_H, orphans=True) == 1
@@ -168,7 +169,7 @@ def test_commits_and_compactions_at_the_same_time_lose_and_double_nothing(
         ended.set()
         thread.join()
     kept.keep_up()
-    rows = kept.log.scored_rows(*PLACE, since=kept.day(0), until=kept.day(1), as_of=kept.day(1))
+    rows = kept.log.scored_rows(SCOPE, Span(kept.day(0), kept.day(1)), as_of=kept.day(1))
     assert sorted(rows["event_id"].to_list()) == sorted(f"e{number}" for number in range(40))
     assert kept.upkeep.counts.compactions > 0
 
@@ -183,7 +184,7 @@ def test_compaction_does_not_change_which_of_two_labels_of_one_moment_counts(
         kept.commit()
     kept.keep_up()
     assert len(DeltaTable(str(kept.state / "tables/ops/m/labels")).file_uris()) == 1
-    rows = kept.log.scored_rows(*PLACE, since=kept.day(0), until=kept.day(1), as_of=kept.day(2))
+    rows = kept.log.scored_rows(SCOPE, Span(kept.day(0), kept.day(1)), as_of=kept.day(2))
     assert rows["label"].to_list() == [0.0]
 
 
@@ -196,7 +197,7 @@ def test_a_table_from_before_the_newest_columns_takes_them_and_reads_as_null(tmp
     kept.predict(["e1"], kept.day(0), [0.5], trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
     Committer(kept.state).commit_all()
     rows = DeltaInferenceLog(kept.state)._predictions(
-        *PLACE, kept.day(0), kept.day(1), columns=("event_id", "trace_id"), with_inputs=False, keep=None
+        SCOPE, Span(kept.day(0), kept.day(1)), columns=("event_id", "trace_id"), with_inputs=False, keep=None
     )
     assert rows.rows() == [("e0", None), ("e1", "4bf92f3577b34da6a3ce929d0e0e4736")]
 

@@ -19,6 +19,7 @@ from steersman.dataplane.batches import Batch
 from steersman.dataplane.configuration import Column
 from steersman.dataplane.graphs import Graph
 from steersman.dataplane.handles import read_handle
+from steersman.testing import onnx_files
 from steersman.testing.plane import STUMP, Plane, stump, tensor
 
 NUMBERS = [{"name": "x", "type": "FP64"}, {"name": "z", "type": "FP64"}]
@@ -130,57 +131,23 @@ def test_a_skops_file_with_a_type_nobody_trusts_is_refused_by_its_name(plane: Pl
     assert "http.cookies.Morsel" in said
 
 
-def onnx_logistic(weights: Sequence[float], bias: float) -> bytes:
-    """A model file written byte by byte: Sigmoid(Gemm(features [n, 2] float32)), output `score` [n, 1]."""
-
-    def field(number: int, value: bytes | str | int) -> bytes:
-        if isinstance(value, int):
-            return bytes([number << 3, value])
-        content = value.encode() if isinstance(value, str) else value
-        length = len(content)
-        size = bytes([length]) if length < 128 else bytes([length & 0x7F | 0x80, length >> 7])
-        return bytes([number << 3 | 2]) + size + content
-
-    def floats(name: str, values: Sequence[float], dims: Sequence[int]) -> bytes:
-        data = np.array(values, dtype="<f4").tobytes()
-        return b"".join(field(1, dim) for dim in dims) + field(2, 1) + field(8, name) + field(9, data)
-
-    def value_info(name: str, width: int) -> bytes:
-        shape = field(1, field(2, "n")) + field(1, field(1, width))
-        return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
-
-    def node(kind: str, inputs: Sequence[str], output: str) -> bytes:
-        return b"".join(field(1, one) for one in inputs) + field(2, output) + field(4, kind)
-
-    graph = (
-        field(1, node("Gemm", ["features", "w", "b"], "raw"))
-        + field(1, node("Sigmoid", ["raw"], "score"))
-        + field(2, "logistic")
-        + field(5, floats("w", weights, [2, 1]))
-        + field(5, floats("b", [bias], [1]))
-        + field(11, value_info("features", 2))
-        + field(12, value_info("score", 1))
-    )
-    return field(1, 8) + field(7, graph) + field(8, field(2, 13))
-
-
 def test_onnx_computes_what_the_file_says(plane: Plane, tmp_path: Path) -> None:
     importlib.import_module("onnxruntime")
-    (tmp_path / "model.onnx").write_bytes(onnx_logistic([2.0, -1.0], 0.5))
+    (tmp_path / "model.onnx").write_bytes(onnx_files.logistic([2.0, -1.0], 0.5))
     address = plane.worker(plane.store(tmp_path), format="onnx", file="model.onnx", signature=NUMBERS)
     expected = [1 / (1 + math.exp(-(2 * x - z + 0.5))) for x, z in ((1.0, 2.0), (-1.0, 0.0))]
     assert score(address, {"x": [1.0, -1.0], "z": [2.0, 0.0]}) == pytest.approx(expected, abs=1e-6)
 
 
 def test_for_a_caller_of_mlflows_protocol_every_output_of_a_graph_stands_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(onnx_logistic([2.0, -1.0], 0.5))
+    (tmp_path / "model.onnx").write_bytes(onnx_files.logistic([2.0, -1.0], 0.5))
     signature = (Column(name="x", type="FP64"), Column(name="z", type="FP64"))
     graph = Graph(tmp_path / "model.onnx", signature, output="probability", threads=1)
     batch = Batch(1, np.array([[1.0, 2.0]]))
     assert [name for name, _ in graph.predict(batch, "stable", False)] == ["probability"]
     outputs = graph.predict(batch, "stable", True)
     assert [name for name, _ in outputs] == ["probability", "prediction.score"]
-    assert outputs[0][1].tolist() == outputs[1][1].tolist()
+    assert outputs[0][1].ravel().tolist() == outputs[1][1].tolist()
 
 
 @pytest.fixture(scope="module")

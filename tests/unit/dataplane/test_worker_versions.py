@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import importlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ import pytest
 from steersman.dataplane import batches
 from steersman.dataplane.batches import Batch
 from steersman.dataplane.configuration import Column
+from steersman.dataplane.graphs import Graph
 from steersman.dataplane.pyfunc import PyFunc
 from steersman.plugins.registries.mlmodel import described
+from steersman.testing import onnx_files
 from steersman.testing.plane import Plane, tensor
 
 FEATURES = ("a", "b", "c")
@@ -81,6 +84,20 @@ def logged_xgboost(folder: Path, training: tuple[Any, Any], wrapped: bool) -> No
     )
 
 
+def logged_graph(folder: Path, training: tuple[Any, Any], content: bytes) -> None:
+    """What `mlflow.onnx.save_model` writes; it would need a library that makes such files."""
+    models = importlib.import_module("mlflow.models")
+    signature = models.infer_signature(training[0].astype("float32"), training[1].rename("score").astype("float32"))
+    meta = models.Model(signature=signature)
+    meta.add_flavor("python_function", loader_module="mlflow.onnx", data="model.onnx")
+    meta.add_flavor("onnx", data="model.onnx", providers=["CPUExecutionProvider"])
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(content)
+    meta.save(str(folder / "MLmodel"))
+
+
+WEIGHTS = (2.0, -1.0, 0.5)
+
 LOGGED = {
     "skops": lambda folder, data: logged_scikit(folder, data, "skops", "predict", "float64"),
     "skops-proba": lambda folder, data: logged_scikit(folder, data, "skops", "predict_proba", "float64"),
@@ -143,6 +160,48 @@ def test_a_caller_of_mlflows_protocol_is_given_what_pyfunc_says(
     ((_, shape, scores),) = ask(address, columns)
     assert shape == [20]
     assert all(0 < one < 1 for one in scores)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (onnx_files.logistic(WEIGHTS, 0.25), ["score"]),
+        (onnx_files.logistic_of_columns(FEATURES, WEIGHTS, 0.25, flat=True), ["score", "raw"]),
+    ],
+)
+def test_a_caller_of_mlflows_protocol_is_given_the_table_that_pyfunc_makes_of_a_graphs_outputs(
+    plane: Plane, tmp_path: Path, training: tuple[Any, Any], content: bytes, names: list[str]
+) -> None:
+    logged_graph(tmp_path / "model", training, content)
+    rows = training[0].tail(20).astype("float32")
+    expected = importlib.import_module("mlflow.pyfunc").load_model(str(tmp_path / "model")).predict(rows)
+    address = plane.address(start(plane, tmp_path / "model"))
+    scores, *table = ask(address, {name: rows[name].astype(float).tolist() for name in FEATURES}, mlflow=True)
+    assert list(expected.columns) == names
+    assert [(name, shape) for name, shape, _ in table] == [(f"prediction.{name}", [20]) for name in names]
+    for _, _, data in table:
+        np.testing.assert_allclose(data, expected[names.pop(0)], rtol=0, atol=1e-6)
+    assert scores[2] == table[0][2]
+
+
+def test_a_graphs_inputs_have_the_rank_it_says(tmp_path: Path) -> None:
+    """Converted scikit-learn pipelines take columns of [n, 1], which MLflow's pyfunc does not give them."""
+    signature = tuple(Column(name=name, type="FP64") for name in FEATURES)
+    batch = Batch(2, None, {name: [0.5, -1.0] for name in FEATURES})
+    scores = []
+    for flat in (True, False):
+        (tmp_path / "model.onnx").write_bytes(onnx_files.logistic_of_columns(FEATURES, WEIGHTS, 0.25, flat=flat))
+        graph = Graph(tmp_path / "model.onnx", signature, output="score", threads=1)
+        scores.append(graph.predict(batch, "stable", False)[0][1].ravel().tolist())
+    assert scores[0] == scores[1]
+    assert scores[0] == pytest.approx([1 / (1 + math.exp(-(1.5 * x + 0.25))) for x in (0.5, -1.0)], abs=1e-6)
+
+
+def test_a_graphs_only_input_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(onnx_files.logistic([2.0], 0.0))
+    graph = Graph(tmp_path / "model.onnx", (Column(name="x", type="FP64"),), output="score", threads=1)
+    ((_, scores),) = graph.predict(Batch(2, None, {"x": [0.0, 1.0]}), "stable", False)
+    assert scores.ravel().tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-2.0))], abs=1e-6)
 
 
 @pytest.mark.parametrize(
