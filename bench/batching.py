@@ -189,8 +189,6 @@ def page(found: dict[str, dict[str, Found]], rounds: int, seconds: float, machin
 
 For those whose callers send one row each, and many at a time.
 
-
-
 {report.today()}, {report.versions(("steersman", "scikit-learn", "numpy"))}.
 {machine}.
 

@@ -11,6 +11,7 @@ No request may fail, and p99 over the changing phases may be at most 1.5 times t
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import math
 import statistics
@@ -22,8 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from measuring import accounts, load, report
 from measuring.report import Target
+from measuring.speed import FULL, STEADY_S, Speed
 from measuring.timeline import Timeline
 from steersman.dataplane.configuration import VariantRoute
 from steersman.testing.plane import STUMP, STUMP_SIGNATURE, TOKEN, Plane, stump, tensor
@@ -39,10 +43,19 @@ WEIGHTS_PCT = (5.0, 10.0, 25.0, 50.0, 75.0)
 """Weight changes of one release, before it is promoted."""
 
 RELEASES_A_ROLLBACK = 2
-SATURATE_S = 6.0
-SATURATED = 5
-"""Times it is saturated; the slowest counts, because a shared machine is faster at one moment than at the next and what it
-does not always sustain is not what it sustains."""
+WARM_UP_S = 3.0
+SATURATE_S = 40.0
+"""Long enough for most of what goes on beside the callers: commits, merges, the kernel's bringing all of it to the disk."""
+SATURATED = 3
+"""Times it is saturated."""
+
+WINDOW_S = 5.0
+"""The slowest of all these windows counts: the core of a virtual machine may be twice as fast at one moment as at another, and
+what it does not always sustain is not what it sustains (`measuring.speed`)."""
+
+UPKEEP_LOOK_S = 0.1
+UPKEEP_QUIET_S = 2.0
+"""Without a piece of upkeep: none is due (`steersman.dataplane.upkeep` looks once a second)."""
 
 QUIET_SPREAD_MAX = 3.0
 """How many times as slow the slowest quiet phase may be as the fastest, by p99. Beyond it the machine was overloaded without
@@ -166,6 +179,7 @@ class Found:
     arrivals: array[float]
     latencies: array[float]
     timeline: Timeline
+    speed: Speed
 
     def memory_mb(self, process: str, phases: Sequence[Phase]) -> float:
         """Largest resident memory while the phases lasted."""
@@ -179,6 +193,22 @@ class Found:
         return load.quantile(
             sorted(ms for phase in self.phases if phase.changing is changing for ms in self.of(phase)), 0.99
         )
+
+    def undisturbed(self) -> dict[bool, list[float]]:
+        """Latencies, sorted, of what arrived in changing phases (True) and in quiet ones when the core had had its full speed."""
+        pairs = sorted(zip(self.arrivals, self.latencies, strict=True))
+        kept: dict[bool, list[float]] = {True: [], False: []}
+        for (at, ms), steady in zip(pairs, self.speed.steady([at for at, _ in pairs]), strict=True):
+            if steady and ms >= 0 and self.phases[0].began <= at < self.phases[-1].ended:
+                kept[self.phase_at(at).changing].append(ms)
+        return {changing: sorted(latencies) for changing, latencies in kept.items()}
+
+    def moments(self) -> list[float]:
+        began, ended = self.phases[0].began, self.phases[-1].ended
+        return [began + number * MOMENT_S for number in range(int((ended - began) / MOMENT_S))]
+
+    def phase_at(self, at: float) -> Phase:
+        return self.phases[max(0, bisect.bisect_right(self.phases, at, key=lambda phase: phase.began) - 1)]
 
     def of(self, phase: Phase) -> list[float]:
         """Latencies of what arrived in a phase and was answered."""
@@ -219,28 +249,53 @@ def measure(seconds: float, releases: int) -> Found:
                 trace=str(trace),
             )  # fmt: skip
 
-        load.run(plan(SATURATE_S / 2, 0.0))
+        load.run(plan(WARM_UP_S, 0.0))
         plane.flush()
         saturation = math.inf
         for _ in range(SATURATED):
             began = time.monotonic()
-            answered = load.run(plan(SATURATE_S, 0.0)).answered
-            plane.flush()  # the committer steps back from callers who do not pause; what it then has to do belongs to the cost
-            saturation = min(saturation, answered / (time.monotonic() - began))
+            load.run(plan(SATURATE_S, 0.0))
+            share = SATURATE_S / (_caught_up(plane) - began)
+            saturation = min(saturation, share * _slowest_window(load.read_trace(trace)[0]))
         rate = LOAD_SHARE * saturation
         loading = load.start(plan(10 * seconds, rate))  # it is told when to end
         time.sleep(SETTLE_S)
         watched["load"] = loading.pid
         timeline.start()
+        speed = Speed()
+        speed.start()
         phases = []
         for number in range(pairs):
             phases.append(_phase(phase_s, None, 0))
             count = min(RELEASES_A_ROLLBACK, releases - number * RELEASES_A_ROLLBACK)
             phases.append(_phase(phase_s, delivery, count))
         timeline.stop()
+        speed.stop()
         loading.terminate()
         outcome = load.finish(loading)
-        return Found(saturation, rate, phases, delivery.done, outcome, *load.read_trace(trace), timeline)
+        return Found(saturation, rate, phases, delivery.done, outcome, *load.read_trace(trace), timeline, speed)
+
+
+def _slowest_window(arrivals: Sequence[float]) -> float:
+    """Requests a second in the slowest window of a run in which every connection always had one under way."""
+    began = min(arrivals)
+    counts = [0] * int(SATURATE_S / WINDOW_S)
+    for at in arrivals:
+        if (number := int((at - began) / WINDOW_S)) < len(counts):
+            counts[number] += 1
+    return min(counts) / WINDOW_S
+
+
+def _caught_up(plane: Plane) -> float:
+    """When the committer had done, merges included, what it left while callers did not pause: it belongs to the cost."""
+    plane.flush()
+    at = time.monotonic()
+    committer = psutil.Process(plane.processes["committer"].pid)
+    while time.monotonic() - at < UPKEEP_QUIET_S:
+        if committer.children():
+            at = time.monotonic()
+        time.sleep(UPKEEP_LOOK_S)
+    return at
 
 
 def _phase(seconds: float, delivery: Delivery | None, releases: int) -> Phase:
@@ -283,7 +338,10 @@ def judge(found: Found) -> list[Target]:
     ]
 
 
-def moments(found: Found) -> list[tuple[str, ...]]:
+MOMENT_HEAD = ("second", "phase", "p99 ms", "done", "ran", "others", "idle", "router waited", "load waited", "speed")
+
+
+def slowest(found: Found) -> list[tuple[str, ...]]:
     """The slowest moments, latest last: when, how slow, what was done, who ran and who waited."""
     began = found.phases[0].began
     arrived: dict[int, list[float]] = {}
@@ -294,26 +352,42 @@ def moments(found: Found) -> list[tuple[str, ...]]:
     rows = []
     for number in sorted(sorted(p99, key=lambda one: -p99[one])[:MOMENTS_SHOWN]):
         at = began + number * MOMENT_S
-        ran, waited, others = found.timeline.between(at, at + MOMENT_S)
+        ran, waited, others, idle = found.timeline.between(at, at + MOMENT_S)
         busy = [
             f"{name} {ms:.0f}"
             for name, ms in sorted(ran.items(), key=lambda one: -one[1])
             if ms >= 1 and name != "load"
         ]
-        phase = next((phase for phase in found.phases if phase.began <= at < phase.ended), found.phases[-1])
         rows.append(
             (
                 f"{number * MOMENT_S:.0f}",
-                "changing" if phase.changing else "quiet",
+                "changing" if found.phase_at(at).changing else "quiet",
                 f"{p99[number]:.0f}",
                 ", ".join(found.timeline.marked(at - MOMENT_S, at + MOMENT_S)),
                 ", ".join(busy),
                 f"{others:.0f}",
+                f"{idle:.0f}",
                 f"{waited.get('router', 0.0):.0f}",
                 f"{waited.get('load', 0.0):.0f}",
+                f"{found.speed.between(at, at + MOMENT_S):.0%}",
             )
         )
     return rows
+
+
+def at_full_speed(found: Found) -> str:
+    """What the same comparison says where the machine does not play a part."""
+    kept = found.undisturbed()
+    said = (
+        f"The core had had at least {FULL:.0%} of its full speed for {STEADY_S:g} s (`bench/measuring/speed.py`: on a virtual "
+        f"machine strangers have a say in it) when {len(kept[False])} of the quiet phases' requests and {len(kept[True])} of the "
+        "changing ones' arrived"
+    )
+    if not kept[False] or not kept[True]:
+        return f"{said}, so nothing can be said without the machine's part."
+    quiet_ms, changing_ms = load.quantile(kept[False], 0.99), load.quantile(kept[True], 0.99)
+    times = changing_ms / quiet_ms
+    return f"{said}. Of these p99 is {quiet_ms:.2f} ms quiet and {changing_ms:.2f} ms changing, {times:.2f} times."
 
 
 def page(found: Found, arguments: argparse.Namespace, machine: str) -> str:
@@ -349,16 +423,20 @@ For those who release while people call.
 {report.targets(judge(found))}
 
 {found.rate:.0f} requests a second for {lasted_s:.0f} s, {LOAD_SHARE:.0%} of the {found.saturation:.0f} that
-{CONNECTIONS} connections reached in the slowest of {SATURATED} times {SATURATE_S:g} s, counted with the time until all of it was
-in the tables; {said}.
-A new version's worker was ready after {statistics.median(done.start_s):.1f} s (median).
+{CONNECTIONS} connections reached in the slowest {WINDOW_S:g} of {SATURATED} times {SATURATE_S:g} s, less the share of time that
+it then took until all of it was in the tables and no merge was left; {said}.
+A new version's worker was ready after {statistics.median(done.start_s):.1f} s (median). {found.outcome.untimed} requests have
+no latency: the kernel kept the load generator from its core while they were under way.
 
 {report.table(("phase", "seconds", "requests", "p50 ms", "p99 ms", "longest ms", "router MB", "committer MB"), rows)}
 
-The slowest seconds, what was done in them or in the second before, and milliseconds: of CPU by process, by others of the
-machine on the servers' cores, and waited for a core by the router and by the load generator:
+{at_full_speed(found)}
 
-{report.table(("second", "phase", "p99 ms", "done", "ran", "others", "router waited", "load waited"), moments(found))}
+The slowest seconds, what was done in them or in the second before, and milliseconds: of CPU by process, by others of the
+machine on the servers' cores and by nobody, and waited for a core by the router and by the load generator (each read four times
+a second, so that a quarter may stand in the neighbouring row); and the speed of the core:
+
+{report.table(MOMENT_HEAD, slowest(found))}
 
 ## How
 

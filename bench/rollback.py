@@ -108,8 +108,6 @@ def page(
 
 For those who want to know what `steersman rollback` promises.
 
-
-
 {report.today()}, {report.versions(("steersman", "uvicorn", "sqlalchemy"))}.
 {machine}.
 

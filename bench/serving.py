@@ -219,8 +219,6 @@ def page(found: dict[str, dict[str, Found]], arguments: argparse.Namespace, mach
 
 For those who choose a model server, and pay for its processors.
 
-
-
 {report.today()}. {machine}.
 Ours: {report.versions(("steersman", "scikit-learn", "numpy", "uvicorn", "uvloop", "httptools", "msgspec", "deltalake"))}.
 Others: {", ".join(pinned())}; everything they were installed with is in `bench/peers/*.txt`.

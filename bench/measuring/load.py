@@ -6,6 +6,10 @@ last one and everything measured to the others. *Closed*: every connection sends
 *Open*: arrivals of a Poisson process, seeded, whatever the server does; a latency counts from the arrival, so that a
 server that stalls pays for all who came meanwhile.
 
+A core of its own is still the kernel's, and its other tasks take it for some milliseconds now and then (measured: 2 to 3 ms once
+a second). Such a *lapse* of the instrument says nothing about the server: no request arrives in it, and a latency of which it may
+be more than LAPSE_SHARE_MAX is not kept. How many those were is part of the outcome; their answers count and are looked at.
+
 Every answer is looked at: 200, and the expected bytes in its body. Anything else is counted as a failure with its reason.
 """
 
@@ -31,6 +35,14 @@ from pathlib import Path
 
 ANSWER_S_MAX = 30.0
 """A request without an answer for so long has failed; the run goes on without its connection."""
+
+LAPSE_S = 0.001
+TURN_S = 0.000_1
+"""A turn of the generator that takes LAPSE_S more than TURN_S for each request it sends and each answer it takes was interrupted;
+either takes 0.01 to 0.03 ms."""
+
+LAPSE_SHARE_MAX = 0.1
+"""Of a latency, that may have been a lapse. A server's long stall is thus seen, however busy the machine is besides."""
 
 RECEIVE_BYTES = 262_144
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -72,13 +84,17 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What came back. Latencies in ms over the answered requests."""
+    """What came back. Latencies in ms over the answered requests that were timed."""
 
     answered: int = 0
     wall_s: float = 0.0
     latency_ms_p50: float = 0.0
     latency_ms_p99: float = 0.0
     latency_ms_max: float = 0.0
+    lapses: int = 0
+    """Times the generator itself lost its core."""
+    untimed: int = 0
+    """Answered requests without a latency, because too much of it may have been a lapse."""
     failures: dict[str, int] = field(default_factory=dict)
     load_cpu_s: float = 0.0
 
@@ -93,7 +109,7 @@ class Outcome:
 
 
 class _Connection:
-    __slots__ = ("arrived", "buffer", "expected", "number", "socket")
+    __slots__ = ("arrived", "buffer", "expected", "lost_before_s", "number", "socket")
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -103,6 +119,8 @@ class _Connection:
         self.buffer = b""
         self.expected = b""
         self.arrived = 0.0
+        self.lost_before_s = 0.0
+        """By lapses until the request arrived."""
 
 
 class Generator:
@@ -113,11 +131,20 @@ class Generator:
         self._epoll = select.epoll()
         self._busy: dict[int, _Connection] = {}
         self._idle: list[_Connection] = []
-        self._waiting: deque[float] = deque()
+        self._waiting: deque[tuple[float, float]] = deque()
+        """Arrivals, and seconds lost by lapses until then."""
         self._arrivals = array("d")
         self._latencies = array("d")
         self._failures: Counter[str] = Counter()
         self._begun = 0
+        self._lapses = 0
+        self._lost_s = 0.0
+        self._untimed = 0
+        self._turn_began = 0.0
+        self._turn_work = 0
+        """Requests sent and answers taken in this turn."""
+        self._turn_answers: list[tuple[float, float, float]] = []
+        """Of this turn: arrival, latency in ms, and seconds lost until the arrival."""
         self._end = math.inf
         self._chance = random.Random(plan.seed)
 
@@ -132,6 +159,7 @@ class Generator:
         cpu = time.process_time()
         began = time.monotonic()
         self._end = began + plan.seconds
+        self._begin_turn()
         if plan.rate:
             self._run_open(began)
         else:
@@ -140,16 +168,18 @@ class Generator:
         patience = time.monotonic() + ANSWER_S_MAX
         while self._busy and time.monotonic() < patience:
             self._receive()
+            self._end_turn()
         for connection in self._busy.values():
             self._fail(connection.arrived, "no answer")
         return self._outcome(wall_s, time.process_time() - cpu)
 
     def _run_closed(self) -> None:
         plan = self._plan
-        while time.monotonic() < self._end and len(self._latencies) < plan.requests:
+        while time.monotonic() < self._end and len(self._latencies) + self._untimed < plan.requests:
             while self._idle and self._begun < plan.requests:
-                self._send(self._idle.pop(), time.monotonic())
+                self._send(self._idle.pop(), time.monotonic(), self._lost_s)
             self._receive()
+            self._end_turn()
 
     def _run_open(self, began: float) -> None:
         plan = self._plan
@@ -157,13 +187,36 @@ class Generator:
         while True:
             now = time.monotonic()
             while arrival <= now and arrival < self._end and self._begun + len(self._waiting) < plan.requests:
-                self._waiting.append(arrival)
+                self._waiting.append((arrival, self._lost_s))
                 arrival += self._chance.expovariate(plan.rate)
             while self._waiting and self._idle:
-                self._send(self._idle.pop(), self._waiting.popleft())
+                self._send(self._idle.pop(), *self._waiting.popleft())
             if not self._waiting and (arrival >= self._end or self._begun >= plan.requests):
                 return
             self._receive()
+            arrival += self._end_turn()
+
+    def _end_turn(self) -> float:
+        """Keep what the turn's answers took. Returns the seconds that this process was kept from its work in it."""
+        lost_s = time.monotonic() - self._turn_began - TURN_S * self._turn_work
+        if lost_s < LAPSE_S:
+            lost_s = 0.0
+        else:
+            self._lapses += 1
+            self._lost_s += lost_s
+        for arrived, latency_ms, lost_before_s in self._turn_answers:
+            if (self._lost_s - lost_before_s) * 1000 <= LAPSE_SHARE_MAX * latency_ms:
+                self._arrivals.append(arrived)
+                self._latencies.append(latency_ms)
+            else:
+                self._untimed += 1
+        self._begin_turn()
+        return lost_s
+
+    def _begin_turn(self) -> None:
+        self._turn_began = time.monotonic()
+        self._turn_work = 0
+        self._turn_answers.clear()
 
     def _open(self) -> None:
         """One more idle connection; a refused one is tried again for a moment, then counts as a failure."""
@@ -173,13 +226,17 @@ class Generator:
             self._fail(time.monotonic(), f"connect: {error.strerror or error}")
             time.sleep(0.01)
             return
+        finally:
+            self._turn_began = time.monotonic()  # the server's time, whatever it took
         self._epoll.register(connection.number, select.EPOLLIN)
         self._idle.append(connection)
 
-    def _send(self, connection: _Connection, arrived: float) -> None:
+    def _send(self, connection: _Connection, arrived: float, lost_before_s: float) -> None:
         sent = self._plan.sent[self._begun % len(self._plan.sent)]
         self._begun += 1
+        self._turn_work += 1
         connection.arrived, connection.expected, connection.buffer = arrived, sent.expected, b""
+        connection.lost_before_s = lost_before_s
         self._busy[connection.number] = connection
         try:
             written = connection.socket.send(sent.data)
@@ -187,11 +244,14 @@ class Generator:
                 connection.socket.setblocking(True)
                 connection.socket.sendall(sent.data[written:])
                 connection.socket.setblocking(False)
+                self._turn_began = time.monotonic()  # the server's time
         except OSError as error:
             self._drop(connection, f"send: {error.strerror or error}")
 
     def _receive(self) -> None:
-        for number, _ in self._epoll.poll(0):
+        ready = self._epoll.poll(0)
+        self._turn_work += len(ready)
+        for number, _ in ready:
             connection = self._busy.get(number)
             if connection is None:
                 self._close_idle(number)
@@ -216,8 +276,7 @@ class Generator:
         elif connection.expected not in body:
             self._fail(connection.arrived, f"wrong answer: {body[:120].decode(errors='replace')}")
         else:
-            self._arrivals.append(connection.arrived)
-            self._latencies.append((now - connection.arrived) * 1000)
+            self._turn_answers.append((connection.arrived, (now - connection.arrived) * 1000, connection.lost_before_s))
         del self._busy[connection.number]
         self._idle.append(connection)
 
@@ -247,11 +306,13 @@ class Generator:
                 self._latencies.tofile(file)
         answered = sorted(latency for latency in self._latencies if latency >= 0)
         return Outcome(
-            answered=len(answered),
+            answered=len(answered) + self._untimed,
             wall_s=wall_s,
             latency_ms_p50=quantile(answered, 0.5),
             latency_ms_p99=quantile(answered, 0.99),
             latency_ms_max=answered[-1] if answered else 0.0,
+            lapses=self._lapses,
+            untimed=self._untimed,
             failures=dict(self._failures),
             load_cpu_s=cpu_s,
         )

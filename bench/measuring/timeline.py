@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from measuring.background import Background
 
 SAMPLE_S = 0.25
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -21,17 +22,18 @@ _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Since the sample before, in milliseconds: CPU by process, waiting of main threads, and CPU of all others."""
+    """Since the sample before, in milliseconds: CPU by process, waiting of main threads, CPU of all others, and of nobody."""
 
     at: float
     ran: Mapping[str, float]
     waited: Mapping[str, float]
     others: float
+    idle: float
     memory_mb: Mapping[str, float]
 
 
-@dataclass(slots=True)
-class Timeline:
+@dataclass
+class Timeline(Background):
     """Watches the processes that `watched` names (by name; the children of one count to it) until `stop`."""
 
     watched: Callable[[], Mapping[str, int]]
@@ -41,20 +43,9 @@ class Timeline:
     """Watched ones that run on other cores."""
     samples: list[Sample] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
 
     def mark(self, what: str) -> None:
         self.marks.append((time.monotonic(), what))
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         before = self._read()
@@ -63,7 +54,7 @@ class Timeline:
             ran = {name: now.ran[name] - before.ran.get(name, 0.0) for name in now.ran}
             waited = {name: now.waited[name] - before.waited.get(name, 0.0) for name in now.waited}
             others = now.others - before.others - sum(ms for name, ms in ran.items() if name not in self.elsewhere)
-            self.samples.append(Sample(now.at, ran, waited, max(others, 0.0), now.memory_mb))
+            self.samples.append(Sample(now.at, ran, waited, max(others, 0.0), now.idle - before.idle, now.memory_mb))
             before = now
 
     def _read(self) -> Sample:
@@ -76,13 +67,14 @@ class Timeline:
                 ran[name] = _cpu_ms(pid)
                 waited[name] = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e6
                 memory[name] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-        return Sample(time.monotonic(), ran, waited, _busy_ms(self.cores), memory)
+        return Sample(time.monotonic(), ran, waited, *_busy_and_idle_ms(self.cores), memory)
 
-    def between(self, began: float, ended: float) -> tuple[dict[str, float], dict[str, float], float]:
-        """CPU and waiting by process, and CPU of others, over the samples taken in that time; ms."""
+    def between(self, began: float, ended: float) -> tuple[dict[str, float], dict[str, float], float, float]:
+        """CPU and waiting by process, CPU of others, and time in which a core had nothing to do, over the samples taken in
+        that time; ms."""
         ran: dict[str, float] = {}
         waited: dict[str, float] = {}
-        others = 0.0
+        others = idle = 0.0
         for sample in self.samples:
             if began <= sample.at < ended:
                 for name, ms in sample.ran.items():
@@ -90,7 +82,8 @@ class Timeline:
                 for name, ms in sample.waited.items():
                     waited[name] = waited.get(name, 0.0) + ms
                 others += sample.others
-        return ran, waited, others
+                idle += sample.idle
+        return ran, waited, others, idle
 
     def memory_mb(self, name: str, began: float, ended: float) -> float:
         """Largest resident memory in that time; 0 where the process was not seen."""
@@ -103,11 +96,10 @@ class Timeline:
 def _cpu_ms(pid: int) -> float:
     """Of a process, its living children and those it waited for."""
     fields = _stat(pid)
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     living = 0.0
-    for child in children:
+    for started in Path(f"/proc/{pid}/task").glob("*/children"):  # a child belongs to the thread that started it
         with contextlib.suppress(OSError):
-            living += _cpu_ms(int(child))
+            living += sum(_cpu_ms(int(child)) for child in started.read_text().split())
     return sum(int(value) for value in fields[11:15]) * _TICK_MS + living
 
 
@@ -116,11 +108,13 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _busy_ms(cores: Collection[int]) -> float:
+def _busy_and_idle_ms(cores: Collection[int]) -> tuple[float, float]:
+    """A core that waits for a disk has nothing to do either."""
     wanted = {f"cpu{core}" for core in cores}
-    busy = 0
+    busy = idle = 0
     for line in Path("/proc/stat").read_text().splitlines():
         name, *values = line.split()
         if name in wanted:
+            idle += int(values[3]) + int(values[4])
             busy += sum(int(value) for value in values[:8]) - int(values[3]) - int(values[4])
-    return busy * _TICK_MS
+    return busy * _TICK_MS, idle * _TICK_MS
