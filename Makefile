@@ -23,7 +23,7 @@ help: ## this list
 	@echo "make WORD, where WORD is one of:"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY) ## make .venv with everything, from the locked requirements (about 1.7 GB; minutes once, then nothing)
+setup: $(READY) ## make .venv with everything, from the locked requirements (about 2 GB; minutes once, then nothing)
 
 $(READY): pyproject.toml requirements/uv.txt $(LOCKS)
 	@./requirements/setup.sh "$(PYTHON)"

@@ -22,7 +22,7 @@ fi
 say "installing uv, which installs the rest"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 packages=$(cat requirements/*.lock | grep -c '^[A-Za-z0-9].*==')
-say "installing $packages packages, about 1.7 GB on disk, and compiling them; a minute or several"
+say "installing $packages packages, about 2 GB on disk, and compiling them; a minute or several"
 # Compiled here once: sandboxed runs may not write, and would compile the same libraries again each time.
 .venv/bin/uv pip install --python .venv/bin/python --require-hashes --compile-bytecode \
     -r requirements/server.lock -r requirements/mlflow.lock -r requirements/dev.lock

@@ -214,6 +214,8 @@ def main() -> int:
     state = (arguments.state or Path(tempfile.mkdtemp(prefix="steersman-demo-"))).resolve()
     if kept and state.exists() and any(state.iterdir()):
         parser.error(f"{state} is not empty: a replay starts from nothing")
+    # Whoever terminates it must not leave an installation behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         report = run(arguments, state)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """Back to what was there before, in one turn of the loop; and the answer to "what was live then, and why"."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from inline_snapshot import snapshot
@@ -67,6 +67,17 @@ def test_a_release_that_was_still_verified_ends_rolled_back_when_a_person_rolls_
     story.commands.rollback("default", "delay", "production", actor="bob", because="customers complain")
     story.control.settle()
     assert story.reread(verifying).completion is Completion.ROLLED_BACK
+
+
+def test_a_bake_that_ends_while_a_rollback_is_on_its_way_proves_nothing(story: Story) -> None:
+    three_versions(story)
+    verifying = story.releases[-1]
+    story.days(4)
+    story.commands.rollback("default", "delay", "production", actor="bob", because="customers complain")
+    story.clock.move(story.clock.now() + timedelta(days=2))  # past the end of the bake, before the loop comes to it
+    story.control.settle()
+    ended = story.reread(verifying)
+    assert (ended.completion, ended.verified_at) == (Completion.ROLLED_BACK, None)
 
 
 def test_a_second_rollback_goes_one_further_back_and_not_to_the_version_the_first_one_left(story: Story) -> None:

@@ -3,15 +3,18 @@
 One life a run; that one seed tells the same story twice is a soak test, which lives twice.
 """
 
+import contextlib
 import json
 import re
 import socket
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "01-flight-delay"
@@ -79,6 +82,32 @@ def test_a_year_goes_by_without_a_failed_request_and_the_checker_believes_its_re
     checker += [str(tmp_path / "life" / "export"), str(tmp_path / "life" / "r.json")]
     checked = subprocess.run(checker, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout[-3000:] + checked.stderr[-2000:]
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.xdist_group("mlflow")
+def test_a_year_that_is_terminated_leaves_nothing_running(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = [sys.executable, str(EXAMPLE / "drive.py"), "--sample", "0.03", "--port", str(free_pair())]
+    demo = subprocess.Popen([*command, "--state", str(state)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 120
+        while not list((state / "run" / "replicas").glob("*.json")):
+            assert demo.poll() is None
+            assert time.monotonic() < deadline, "no worker was ever placed"
+            time.sleep(0.1)
+        started = psutil.Process(demo.pid).children(recursive=True)
+        assert len(started) >= 6, "supervisor, MLflow, control server, router, committer, worker"
+        demo.terminate()
+        assert demo.wait(60) == 0
+        _, left = psutil.wait_procs(started, timeout=5)
+        assert left == []
+    finally:
+        for process in [demo, *started]:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.kill()
+        demo.wait()
 
 
 @pytest.mark.soak
