@@ -495,10 +495,15 @@ class InferenceLog(Protocol):
         ...
 
     def latencies(self, scope: Scope, span: Span, *, digest: str, variants: Collection[str]) -> Any:
-        """Milliseconds of each request a digest answered as one of `variants`, as an array; wall time."""
+        """Milliseconds of each request a digest answered as one of `variants`, as an array; wall time.
+
+        Those that were given up before their answer are among them: they would have taken longer.
+        """
         ...
 
-    def counts(self, scope: Scope, span: Span) -> list[ArmCount]: ...
+    def counts(self, scope: Scope, span: Span) -> list[ArmCount]:
+        """Events each version answered as each variant. One that was given up before its answer is none of them."""
+        ...
 
     def expire(self, key: str, workspace: str, model: str, *, until: date) -> Removed:
         """Delete all rows of the model, in every environment, whose UTC date (of event time) is before `until`.

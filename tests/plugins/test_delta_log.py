@@ -168,17 +168,20 @@ def test_counts_and_latencies_are_by_arm_and_by_request(written: Written) -> Non
     written.predict(["e3"], day(0), [0.1], request_id="q2", latency_ms=7.0)
     written.predict(["e3"], day(0), [0.0], digest="b", variant="candidate", status=500)
     written.predict(["e4"], day(0), [0.1], request_id="q4", variant="shadow", latency_ms=9.0)
+    written.predict(["e5"], day(0), [0.0], request_id="q5", status=499, latency_ms=31.0)
+    written.predict(["e6"], day(0), [0.0], request_id="q6", status=400, latency_ms=0.5)
     written.commit()
     counts = written.log.counts(SCOPE, Span(day(0), day(1)))
     assert [(count.digest, count.variant, count.rows, count.errors) for count in counts] == [
         ("a", "shadow", 1, 0),
-        ("a", "stable", 3, 0),
+        ("a", "stable", 4, 0),
         ("b", "candidate", 1, 1),
     ]
     assert sorted(written.log.latencies(SCOPE, Span(day(0), day(1)), digest="a", variants={"stable"}).tolist()) == [
         5.0,
         7.0,
-    ]
+        31.0,
+    ], "who was given up would have waited longer; who was refused never began"
     assert written.log.latencies(SCOPE, Span(day(0), day(1)), digest="a", variants={"shadow"}).tolist() == [9.0]
 
 

@@ -54,6 +54,10 @@ STREAM_BYTES_MAX = 16 * 1024**3
 _NUMBERS_FROM_S = 1_577_836_800
 """2020-01-01: segment numbers count seconds from here, so that they fit 31 bits until 2088."""
 
+GIVEN_UP = 499
+"""Status of a request whose caller left before its answer, or which a router that had to end gave up; nginx's number. Its
+latency is how long it was waited for: the answer would have taken longer."""
+
 
 class Context(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """What predictions belong to: the table they go to and the types of their inputs. `id` is a hash of the rest."""

@@ -35,7 +35,7 @@ from steersman.dataplane import (
     usage,
 )
 from steersman.dataplane.arms import Arm, CompiledRoute, RouterCounts, VariantCounts
-from steersman.dataplane.capture import LogFullError, SegmentWriter
+from steersman.dataplane.capture import GIVEN_UP, LogFullError, SegmentWriter
 from steersman.dataplane.configuration import (
     InvalidConfigurationError,
     MirrorRoute,
@@ -305,6 +305,9 @@ class Gateway:
             answered = await self.inference.infer(compiled, asked)
         except Refusal as refusal:
             span.end(refusal.status, refusal.error)
+            raise
+        except asyncio.CancelledError:
+            span.end(GIVEN_UP)
             raise
         span.end(200)
         return answered

@@ -2,7 +2,8 @@
 
 The path most requests take is short: the envelope is read, the tensors are not, the body goes on as it came, and the
 worker's outputs come back as they are. Only where two variants share the traffic are rows told apart, sent in parts and
-rejoined in order. Whatever was answered is in the log before the caller hears of it; copies for mirrors run beside.
+rejoined in order. Whatever was answered is in the log before the caller hears of it, and so is what the caller did not wait
+for: a version too slow for its callers would else look quick. Copies for mirrors run beside.
 
 A candidate that fails with a 5xx does not take its callers down with it: where the model is idempotent (and the route
 says `fallback`) stable answers those rows. The failure stays on the candidate's record, where the guardrail reads it.
@@ -11,6 +12,7 @@ says `fallback`) stable answers those rows. The failure stays on the candidate's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from time import monotonic
 
@@ -22,6 +24,7 @@ from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.privacy import WITHHELD
 from steersman.dataplane.protocol import EnvelopeError, Tensor
 from steersman.dataplane.request import Answered, Asked, Part, PartAnswer, Request
+from steersman.dataplane.tracing import Span
 
 MIRRORS_IN_FLIGHT_MAX = 128
 """Copies under way at one time; in the first form a bound for the whole router."""
@@ -105,11 +108,19 @@ class Inference:
                 answer.refused(response.status, response.body)
         except (upstream.NoReplicaError, upstream.DeadlineError, EnvelopeError) as error:
             answer.unanswered(error)
+        except asyncio.CancelledError:
+            answer.given_up()
+            with contextlib.suppress(Refusal):  # nobody would hear of it
+                self._settled(request, answer, started, span)
+            raise
+        self._settled(request, answer, started, span)
+        return answer
+
+    def _settled(self, request: Request, answer: PartAnswer, started: float, span: Span | None) -> None:
         answer.latency_ms = (monotonic() - started) * 1000
         if span is not None:
             span.end(answer.status, answer.error)
         self.record(request, answer)
-        return answer
 
     def record(self, request: Request, answer: PartAnswer) -> None:
         """Count an answer and put it into the log. Raises Refusal where the log must have it and takes no more."""
@@ -233,6 +244,13 @@ class Inference:
             return 0
         _, left = await asyncio.wait(set(self._mirrors), timeout=timeout_s)
         return len(left)
+
+    async def close(self, timeout_s: float) -> None:
+        """Give up the mirrors that take longer than `timeout_s`; then nothing is put into the log any more."""
+        if await self.settle(timeout_s):
+            for mirror in self._mirrors:
+                mirror.cancel()
+            await asyncio.wait(set(self._mirrors))
 
 
 def assign(request: Request) -> list[Part]:

@@ -8,6 +8,7 @@ import msgspec
 
 from steersman.dataplane import protocol, routing, tensors, upstream
 from steersman.dataplane.arms import Arm, CompiledRoute
+from steersman.dataplane.capture import GIVEN_UP
 from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.protocol import EnvelopeError, InferEnvelope, Tensor
 from steersman.dataplane.tracing import Span
@@ -78,6 +79,10 @@ class PartAnswer(msgspec.Struct, gc=False):
             case _:
                 self.status, self.error = 502, f"{version} answered with something else: {error}"
                 self.next_step = "see the log of its worker"
+
+    def given_up(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.status, self.error = GIVEN_UP, "given up before its answer: the caller left, or the router had to end"
 
     def refusal(self) -> Refusal:
         return Refusal(

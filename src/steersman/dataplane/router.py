@@ -82,7 +82,7 @@ async def serve(state: Path, listener: socket.socket, *, number: int = 0) -> Non
     pages = asyncio.create_task(_turn_pages(gateway.log))
     await asyncio.gather(public.serve(listener), admin.serve(admin_socket))
     pages.cancel()
-    await gateway.inference.settle(FLUSH_S_MAX)
+    await gateway.inference.close(FLUSH_S_MAX)
     gateway.upstreams.close()
     gateway.log.close()
     gateway.tracing.close()

@@ -8,6 +8,7 @@ missing there. A caller that leaves ends the worker's generator; what it had got
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ import msgspec
 
 from steersman.dataplane import protocol, upstream
 from steersman.dataplane.arms import CompiledRoute
+from steersman.dataplane.capture import GIVEN_UP
 from steersman.dataplane.connection import Stream, UpstreamError
 from steersman.dataplane.exchange import Refusal
 from steersman.dataplane.inference import Inference, assign
@@ -27,8 +29,6 @@ KEPT_BYTES_MAX = 1024 * 1024
 TEXT_INPUT = "text_input"
 OUTPUT = "stream"
 """The name a streamed answer has among the outputs in the log."""
-
-CLIENT_LEFT = 499
 
 
 class _Generate(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Streamed:
             answer.status, answer.error = 502, f"the worker broke off: {error}"
             raise Refusal(502, answer.error, "see the log of its worker") from None
         except (asyncio.CancelledError, GeneratorExit):
-            answer.status, answer.error = CLIENT_LEFT, "the caller left before the end"
+            answer.status, answer.error = GIVEN_UP, "the caller left before the end"
             raise
         finally:
             self._request.compiled.in_flight -= 1
@@ -133,6 +133,12 @@ async def open_stream(inference: Inference, compiled: CompiledRoute, given: Aske
             answer.refused(stream.status, body)
         except (upstream.NoReplicaError, upstream.DeadlineError, UpstreamError, TimeoutError) as error:
             answer.unanswered(error)
+        except asyncio.CancelledError:
+            answer.given_up()
+            answer.latency_ms = (time.perf_counter() - started) * 1000
+            with contextlib.suppress(Refusal):  # nobody would hear of it
+                inference.record(request, answer)
+            raise
         answer.latency_ms = (time.perf_counter() - started) * 1000
         inference.record(request, answer)
         raise answer.refusal()

@@ -406,19 +406,20 @@ def test_a_mirror_that_hangs_delays_nobody(plane: Plane, worker: Start) -> None:
     assert time.monotonic() - started < 0.5
 
 
-def test_a_caller_that_leaves_is_heard_by_the_worker(plane: Plane) -> None:
+def test_a_caller_that_leaves_is_heard_by_the_worker_and_is_in_the_log(plane: Plane) -> None:
     with socket.create_server(("127.0.0.1", 0)) as worker:
         worker.settimeout(20)
         address = f"127.0.0.1:{worker.getsockname()[1]}"
         plane.route(plane.variant("stable", "sha256:a", [address]), idempotent=False)
         before = plane.admin("GET", "/counters")[1]
-        body = msgspec.json.encode({"inputs": [tensor("x", [1.0])]})
+        body = msgspec.json.encode({"inputs": [tensor("x", [1.0])], "parameters": {"event_ids": ["left"]}})
         with socket.create_connection(("127.0.0.1", plane.port)) as caller:
             head = f"POST {plane.infer_path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {TOKEN}\r\n"
             caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             asked, _ = worker.accept()
             asked.settimeout(20)
             assert asked.recv(65_536).startswith(b"POST ")
+            time.sleep(0.2)
         with asked:
             assert asked.recv(65_536) == b"", "nobody wants the answer any more"
     after = plane.admin("GET", "/counters")[1]
@@ -426,3 +427,9 @@ def test_a_caller_that_leaves_is_heard_by_the_worker(plane: Plane) -> None:
     assert after["upstream"]["cancelled"] == before["upstream"]["cancelled"] + 1
     assert after["replicas"][0]["in_flight"] == 0
     assert not after["replicas"][0]["ejected"]
+    plane.flush()
+    rows = plane.log.read_files(plane.log.committed_files(plane.scope, {}))
+    [row] = rows.filter(rows["event_id"] == "left").rows(named=True)
+    assert (row["status"], row["variant"], row["score"]) == (499, "stable", None)
+    assert row["error"].startswith("given up before its answer")
+    assert row["latency_ms"] > 150, "how long it was waited for"

@@ -155,6 +155,25 @@ def test_a_caller_that_leaves_ends_the_workers_generator_and_is_in_the_log(
     assert [one["in_flight"] for one in counters["routes"]] == [0]
 
 
+def test_a_caller_that_leaves_before_the_first_piece_is_in_the_log(
+    plane: Plane, generator: Callable[..., Generator]
+) -> None:
+    worker = generator(lambda connection: None)
+    body = msgspec.json.encode({"text_input": "x", "parameters": {"event_ids": ["early"]}})
+    with socket.create_connection(("127.0.0.1", plane.port)) as caller:
+        path = plane.infer_path.replace("/infer", "/generate_stream")
+        head = f"POST {path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {TOKEN}\r\n"
+        caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        deadline = time.monotonic() + 5
+        while not worker.heads and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert worker.left.wait(5), "the worker hears that nobody reads"
+    [(status, _, error, variant)] = kept(plane, "early")
+    assert (status, variant) == (499, "stable")
+    assert error.startswith("given up before its answer")
+    assert [one["in_flight"] for one in plane.admin("GET", "/counters")[1]["routes"]] == [0]
+
+
 def test_a_worker_that_breaks_off_leaves_the_answer_without_an_end(
     plane: Plane, generator: Callable[..., Generator]
 ) -> None:

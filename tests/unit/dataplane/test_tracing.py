@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -22,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from steersman.dataplane import tracing
 from steersman.dataplane.capture import Prediction, SegmentReader, segments
 from steersman.dataplane.tracing import ROUTE_INFER, arm_attributes, request_attributes
-from steersman.testing.plane import Plane
+from steersman.testing.plane import TOKEN, Plane, tensor
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -323,6 +325,29 @@ def test_a_served_request_is_one_trace_from_its_caller_to_the_worker_and_its_pre
     [(_, path)] = segments(tmp_path / "state" / "wal", "router-0")
     logged = [record for _, record in SegmentReader(path, closed=True).records() if isinstance(record, Prediction)]
     assert [record.trace_id for record in logged] == [TRACE]
+
+
+def test_the_spans_of_a_request_whose_caller_left_are_sent_as_well(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    with socket.create_server(("127.0.0.1", 0)) as worker, Plane(tmp_path / "state") as plane:
+        worker.settimeout(20)
+        plane.router()
+        plane.route(plane.variant("stable", "sha256:a", [f"127.0.0.1:{worker.getsockname()[1]}"]))
+        body = msgspec.json.encode({"inputs": [tensor("x", [1.0])]})
+        head = f"POST {plane.infer_path} HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer {TOKEN}\r\n"
+        with socket.create_connection(("127.0.0.1", plane.port)) as caller:
+            caller.sendall(
+                f"{head}traceparent: {SAMPLED.decode()}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            asked, _ = worker.accept()
+        asked.close()
+        deadline = time.monotonic() + 20
+        while len(collector.spans) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert [values(span.attributes)["http.response.status_code"] for _, span in collector.spans] == [499, 499]
 
 
 # --- in a worker -----------------------------------------------------------------------------------------------------

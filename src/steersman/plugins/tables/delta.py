@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 from steersman.dataplane import privacy, sockets, tables
+from steersman.dataplane.capture import GIVEN_UP
 from steersman.dataplane.storage import LocalStorage, Storage
 from steersman.plugins.tables import comparing
 from steersman.plugins.tables import labels as joining
@@ -189,20 +190,28 @@ class DeltaInferenceLog:
     def latencies(
         self, scope: Scope, span: Span, *, digest: str, variants: Collection[str]
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Milliseconds of each request a digest answered as one of `variants`, wall time; one a request, not a row."""
+        """Milliseconds of each request a digest answered as one of `variants`, or that was given up before it did; wall
+        time, one a request, not a row."""
         rows = self._predictions(
             scope,
             span,
             columns=("request_id", "latency_ms"),
             with_inputs=False,
-            keep=(pl.col("digest") == digest) & pl.col("variant").is_in(variants) & (pl.col("status") == 200),
+            keep=(pl.col("digest") == digest)
+            & pl.col("variant").is_in(variants)
+            & pl.col("status").is_in((200, GIVEN_UP)),
         )
         return rows.unique("request_id", keep="first", maintain_order=True)["latency_ms"].to_numpy()
 
     def counts(self, scope: Scope, span: Span) -> list[ArmCount]:
-        """Events each version answered as each variant; an event is an error if its answer was 500 or above."""
+        """Events each version answered as each variant; an event is an error if its answer was 500 or above. One that was
+        given up was neither answered nor failed: it says something about the latency only."""
         rows = self._predictions(
-            scope, span, columns=("event_id", "digest", "release", "variant", "status"), with_inputs=False, keep=None
+            scope,
+            span,
+            columns=("event_id", "digest", "release", "variant", "status"),
+            with_inputs=False,
+            keep=pl.col("status") != GIVEN_UP,
         )
         grouped = (
             rows.group_by("digest", "release", "variant")
