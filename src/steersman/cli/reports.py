@@ -301,6 +301,7 @@ def plan(found: Json) -> str:
         "replaces": None if found["replaces"] is None else f"version {found['replaces']}",
         "waits for": None if found["waits_for_release"] is None else f"release {found['waits_for_release']}",
         "frozen": found["frozen"] or "no",
+        **_budgets(found["budgets"]),
         **_order(found),
         "gates": "; ".join(_gate(gate) for gate in found["gates"]) or "none",
         "steps": ", ".join(found["steps"]),
@@ -321,6 +322,18 @@ def plan(found: Json) -> str:
     return "\n".join(
         [*body, *_refused(found, name), f'next: steersman release {name} {found["version"]}{place} --because "…"']
     )
+
+
+def _budgets(budgets: Sequence[Json]) -> Json:
+    """The error budgets without which no release goes on, where the document has any."""
+    told = []
+    for one in budgets:
+        state = "never read; it is once a release is open"
+        if one["read_at"] is not None:
+            held = "; a release would wait" if one["outcome"] == "failed" else ""
+            state = f"{one['because'].removeprefix('error budget: ')}, read {when(one['read_at'])}{held}"
+        told.append(f"{one['objective']} over {_span(one['period_s'])}: {state}")
+    return {"error budget": "; ".join(told)} if told else {}
 
 
 def _order(found: Json) -> Json:

@@ -245,15 +245,23 @@ def _analysis(
     return {metric: weigh(tx, pairing, metric, judged) for metric in pairing.metrics}
 
 
+def holding_budgets(
+    tx: Transaction, workspace: str, model: str, environment: str, policy: spec.EnvironmentPolicy
+) -> list[tuple[spec.BurnRate, Budget | None]]:
+    """The error budgets without which no release goes on, and what each last said; None where it was never read."""
+    rules = [guardrail.burn_rate for guardrail in policy.guardrails]
+    return [
+        (rule, tx.monitor_state(workspace, model, environment, budget_key(rule), Budget))
+        for rule in rules
+        if rule is not None and rule.holds_releases
+    ]
+
+
 def without_budget(tx: Transaction, release: Release, policy: spec.EnvironmentPolicy) -> str | None:
     """Why a used-up error budget keeps the release waiting; a budget that was not read yet does, too."""
     if release.phase is Phase.VERIFYING:
         return None
-    for guardrail in policy.guardrails:
-        rule = guardrail.burn_rate
-        if rule is None or not rule.holds_releases:
-            continue
-        read = tx.monitor_state(release.workspace, release.model, release.environment, budget_key(rule), Budget)
+    for rule, read in holding_budgets(tx, release.workspace, release.model, release.environment, policy):
         if read is None:
             return f"waits for the reading of the error budget of {rule.objective}"
         if read.verdict.outcome is Outcome.FAILED:

@@ -34,6 +34,7 @@ from steersman.domain.measurable import needs_labels
 from steersman.domain.release import Release
 from steersman.domain.version import Version
 from steersman.loop.datasets import horizon
+from steersman.loop.gathering import Budget, holding_budgets
 from steersman.loop.proving import proved_before
 from steersman.loop.weighing import share_of_alpha
 from steersman.loop.world import Documents, environment_of
@@ -85,6 +86,7 @@ def plan(
         "replaces": serving.version if serving else None,
         "waits_for_release": coming.number if coming else None,
         "frozen": frozen(policy, environment_of(tx, workspace, environment), now),
+        "budgets": [_budget(rule, read) for rule, read in holding_budgets(tx, workspace, name, environment, policy)],
         "after": _after(tx, policy, known, environment, now),
         "changes": _changes(tx, documents, model, serving, known),
         "gates": [_gate(gate) for gate in model.spec.gates],
@@ -98,6 +100,17 @@ def plan(
         "first": serving is None,
         "duration": _durations(policy, expected, horizon(model)) if serving is not None else None,
         "rollback": _rollback(model, environment, serving, replicas),
+    }
+
+
+def _budget(rule: spec.BurnRate, read: Budget | None) -> Json:
+    """An error budget that holds releases, as it was last read: that is done while a release is under way."""
+    return {
+        "objective": rule.objective,
+        "period_s": rule.period.total_seconds(),
+        "read_at": None if read is None else _plain(read.at),
+        "outcome": None if read is None else read.verdict.outcome.value,
+        "because": None if read is None else read.verdict.because,
     }
 
 

@@ -25,7 +25,9 @@ def planned(
     sample: Sample, model: str = "flight-delay", version: int = 11, replicas: Sequence[RunningReplica] = ()
 ) -> dict[str, Any]:
     documents = Documents()
-    workspace = {"baggage-load": "ground", "runway-queue": "hub", "late-passenger": "hub"}.get(model, "ops")
+    workspace = {"baggage-load": "ground", "runway-queue": "hub", "ramp-staff": "hub", "late-passenger": "hub"}.get(
+        model, "ops"
+    )
     with sample.store.read() as tx:
         document = documents.model(tx, workspace, model)
         return plan(
@@ -82,6 +84,19 @@ def test_the_environment_before_is_named_with_whether_the_version_has_been_throu
     assert "a release would be refused" in said[1]
     assert "next: steersman release ops/missed-connection 1 --environment staging" in said[1]
     assert "--environment staging" not in said[0]
+
+
+def test_an_error_budget_that_would_hold_the_release_is_told_as_last_read(sample: Sample) -> None:
+    found = planned(sample, "ramp-staff", version=2)
+    [budget] = found["budgets"]
+    assert (budget["objective"], budget["period_s"], budget["outcome"]) == ("99.9%", 30 * 86_400.0, "failed")
+    said = reports.plan(msgspec.json.decode(msgspec.json.encode(found)))
+    assert "99.9% over 30 d: 191 errors of 139200 requests in 30 d, 139.2 allowed, read 2013-12-11" in said
+    assert "; a release would wait" in said
+    found["budgets"] = [budget | {"read_at": None, "outcome": None, "because": None}]
+    assert "99.9% over 30 d: never read; it is once a release is open" in reports.plan(found)
+    assert planned(sample)["budgets"] == []
+    assert "error budget" not in reports.plan(msgspec.json.decode(msgspec.json.encode(planned(sample))))
 
 
 def test_it_says_what_the_new_version_and_the_document_change(sample: Sample) -> None:
