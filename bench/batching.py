@@ -101,7 +101,7 @@ class Bench:
         columns = [tensor(name, rows[:, index].tolist()) for index, name in enumerate(COLUMNS)]
         return json.dumps({"inputs": columns}).encode()
 
-    def _run(self, port: int, sent: list[load.Request], connections: int) -> load.Outcome:
+    def _run(self, port: int | str, sent: list[load.Request], connections: int) -> load.Outcome:
         outcome = load.run(
             load.Plan(port=port, sent=sent, connections=connections, seconds=self._seconds, core=self._core)
         )
@@ -112,13 +112,12 @@ class Bench:
     def round(self, found: dict[str, Found]) -> None:
         for batching, worker in self._workers.items():
             address = self._plane.address(worker)
-            port = int(address.rpartition(":")[2])
             process = psutil.Process(self._plane.processes[worker].pid)
             self._plane.route(
                 self._plane.variant("stable", self._digest, [address]),
                 signature=[Column(name=name, type="FP64") for name in COLUMNS],
             )
-            places = {"worker": (port, "/v2/models/m/infer"), "router": (self._plane.port, self._plane.infer_path)}
+            places = {"worker": (address, "/v2/models/m/infer"), "router": (self._plane.port, self._plane.infer_path)}
             for place, (where, path) in places.items():
                 one = found[place]
                 before = accounts.cpu_s([process])

@@ -25,6 +25,7 @@ import psutil
 from measuring import accounts, load, report
 from measuring.report import Target
 from measuring.speed import FULL, STEADY_S, Speed
+from steersman.dataplane import sockets
 from steersman.dataplane.configuration import Column
 from steersman.testing.plane import TOKEN, Plane, tensor
 
@@ -194,9 +195,9 @@ class Bench:
 
 
 @contextlib.contextmanager
-def listening(script: Path, argument: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def listening(script: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A script of our own that prints the port it listens on."""
-    process = subprocess.Popen([sys.executable, str(script), argument], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         yield process, int(process.stdout.readline())
@@ -210,9 +211,10 @@ def measure(rounds: int, seconds: float) -> tuple[dict[str, Found], Speed]:
     with tempfile.TemporaryDirectory(prefix="steersman-router-") as folder, Plane(Path(folder) / "state") as plane:
         answer = Path(folder) / "answer.json"
         answer.write_bytes(ANSWER)
+        worker = str(Path(folder) / "stub.sock")
         with (
-            listening(STUB, str(answer)) as (_, port),
-            listening(BARE_PROXY, str(port)) as (bare, bare_port),
+            listening(STUB, str(answer), worker) as (_, port),
+            listening(BARE_PROXY, worker) as (bare, bare_port),
         ):
             plane.router()
             speed = Speed()
@@ -222,7 +224,7 @@ def measure(rounds: int, seconds: float) -> tuple[dict[str, Found], Speed]:
             for number in range(-1, rounds):
                 for name, columns in COLUMNS.items():
                     signature = [Column(name=f"x{n:02d}", type="FP64") for n in range(columns)]
-                    variant = plane.variant("stable", f"sha256:{'0' * 64}", [f"127.0.0.1:{port}"])
+                    variant = plane.variant("stable", f"sha256:{'0' * 64}", [f"{sockets.UNIX}{worker}"])
                     plane.route(variant, signature=signature)
                     if number < 0:  # warm-up: connections, caches, the first segment
                         for to in ("router", "bare"):

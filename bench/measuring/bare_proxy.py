@@ -1,7 +1,7 @@
 """The least a proxy in Python can be: it parses both sides and passes bodies on. What a router costs beyond it, it costs for
 what it does; what a router costs up to it, the machine, the kernel and the interpreter ask.
 
-    python bench/measuring/bare_proxy.py UPSTREAM-PORT
+    python bench/measuring/bare_proxy.py UPSTREAM-SOCKET-FILE
 
 The same loop and the same parser as the router's. No token is checked, nothing is read or logged, nobody has a deadline, a
 connection that breaks is not noticed. Prints its port when it listens.
@@ -46,9 +46,9 @@ class Upstream(asyncio.Protocol):
 class Caller(asyncio.Protocol):
     """A caller's connection."""
 
-    def __init__(self, port: int, idle: list[Upstream]) -> None:
+    def __init__(self, worker: str, idle: list[Upstream]) -> None:
         self.idle = idle
-        self._port = port
+        self._worker = worker
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
 
@@ -73,7 +73,7 @@ class Caller(asyncio.Protocol):
 
     async def _connect(self, body: bytes) -> None:
         loop = asyncio.get_running_loop()
-        _, upstream = await loop.create_connection(Upstream, "127.0.0.1", self._port)
+        _, upstream = await loop.create_unix_connection(Upstream, self._worker)
         self._pass_on(upstream, body)
 
     def _pass_on(self, upstream: Upstream, body: bytes) -> None:
@@ -82,8 +82,8 @@ class Caller(asyncio.Protocol):
 
 
 async def main() -> None:
-    port, idle = int(sys.argv[1]), list[Upstream]()
-    server = await asyncio.get_running_loop().create_server(lambda: Caller(port, idle), "127.0.0.1", 0)
+    worker, idle = sys.argv[1], list[Upstream]()
+    server = await asyncio.get_running_loop().create_server(lambda: Caller(worker, idle), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

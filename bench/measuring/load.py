@@ -33,6 +33,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from steersman.dataplane import sockets
+
 ANSWER_S_MAX = 30.0
 """A request without an answer for so long has failed; the run goes on without its connection."""
 
@@ -70,7 +72,8 @@ class Plan:
     """What to send. Ends after `requests` answers, `seconds`, or SIGTERM, whichever comes first; `rate` (a second) makes
     it open."""
 
-    port: int
+    port: int | str
+    """On the loopback interface; or a worker's address (`steersman.dataplane.sockets`)."""
     sent: Sequence[Request]
     connections: int
     requests: int = 10**9
@@ -111,9 +114,12 @@ class Outcome:
 class _Connection:
     __slots__ = ("arrived", "buffer", "expected", "lost_before_s", "number", "socket")
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port: int | str) -> None:
+        if isinstance(port, str):
+            self.socket = sockets.connect_unix(Path(port.removeprefix(sockets.UNIX)), timeout_s=5)
+        else:
+            self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.number = self.socket.fileno()
         self.buffer = b""

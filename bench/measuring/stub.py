@@ -1,8 +1,9 @@
 """A worker that costs next to nothing: a constant answer to every request, so that a router can be measured alone.
 
-    python bench/measuring/stub.py BODY-FILE
+    python bench/measuring/stub.py BODY-FILE SOCKET-FILE
 
-Prints its port when it listens.
+Answers routers on a Unix socket, as workers do, and callers on a port of the loopback interface, which it prints when it
+listens on both.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ async def main() -> None:
     body = Path(sys.argv[1]).read_bytes()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     answer = head.encode() + body
-    server = await asyncio.get_running_loop().create_server(lambda: Stub(answer), "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_server(lambda: Stub(answer), sys.argv[2])
+    server = await loop.create_server(lambda: Stub(answer), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -96,7 +96,8 @@ class Registry(Protocol):
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a target needs to run one version: where its files are, how they are loaded, and for whom.
 
-    `artifact` is the version's tree in content-addressed storage; the worker verifies `digest` before it loads.
+    `artifact` is the version's tree in content-addressed storage; the worker verifies `digest` before it loads. With
+    `local_port` any program on its machine may ask it, as a version's own tests do; else only who the target lets in.
     """
 
     workspace: str
@@ -115,6 +116,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows_max: int = 1
     batch_wait_ms: float = 0.0
     memory_mb: int | None = None
+    local_port: bool = False
 
 
 class RunningReplica(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,9 @@ STALL_S = 0.6
 def stub(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server that answers `ok`, and its port."""
     (tmp_path / "answer").write_bytes(b"ok")
-    with subprocess.Popen([sys.executable, str(STUB), str(tmp_path / "answer")], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, str(STUB), str(tmp_path / "answer"), str(tmp_path / "s")], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         try:
             yield process, int(process.stdout.readline())

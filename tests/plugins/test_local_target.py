@@ -29,7 +29,7 @@ if kind == "stubborn":
 with open(os.path.join(spec["artifact_dir"], "..", "environment.json"), "w") as file:
     json.dump(dict(os.environ), file)
 import psutil
-card = {"pid": os.getpid(), "started_at": psutil.Process().create_time(), "port": 10000 + os.getpid() % 50000,
+card = {"pid": os.getpid(), "started_at": psutil.Process().create_time(), "address": "unix:/%d.sock" % os.getpid(),
         "digest": spec["digest"], "sandbox": None}
 if kind != "slow":
     with open(spec["handle_file"] + ".new", "w") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import pickle
 import shutil
 import textwrap
@@ -17,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 
+from steersman.dataplane import sockets
 from steersman.dataplane.artifacts import ArtifactStore
 from steersman.domain.errors import BadRequest
 from steersman.domain.version import Column
@@ -137,7 +137,7 @@ def start(target: LocalTarget, replica: ReplicaSpec) -> RunningReplica:
 def ask(running: RunningReplica) -> float:
     """The answer for one row."""
     body = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
-    connection = http.client.HTTPConnection(running.address, timeout=20)
+    connection = sockets.connection_to(running.address, timeout_s=20)
     try:
         connection.request("POST", "/v2/models/m/infer", msgspec.json.encode(body))
         answer = msgspec.json.decode(connection.getresponse().read())

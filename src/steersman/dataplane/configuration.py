@@ -23,7 +23,8 @@ BUCKETS = 10_000
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-Address = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,253}:[0-9]{1,5}\Z")]
+Address = Annotated[str, msgspec.Meta(pattern=r"^(unix:/[^\x00-\x1f\x7f]{1,4000}|[A-Za-z0-9._-]{1,253}:[0-9]{1,5})\Z")]
+"""Of a worker: a Unix socket by its absolute path, or `host:port`."""
 
 ColumnType = Literal[
     "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP32", "FP64", "BYTES"
@@ -61,7 +62,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that answers. `addresses` are `host:port` of the replicas that loaded `digest`."""
+    """A version that answers. `addresses` are those of the replicas that loaded `digest`."""
 
     role: Literal["stable", "candidate"]
     version: str

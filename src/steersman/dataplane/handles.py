@@ -15,11 +15,13 @@ import psutil
 
 
 class Handle(msgspec.Struct, frozen=True, kw_only=True):
-    """`started_at`: the process's start, Unix seconds, as psutil's `create_time` tells it. `ready_cpu_s`: CPU to ready."""
+    """`started_at`: the process's start, Unix seconds, as psutil's `create_time` tells it. `ready_cpu_s`: CPU to ready.
+    `port` is of who answers on TCP, `address` a worker's, as routers have it."""
 
     pid: int
     started_at: float
     port: int | None = None
+    address: str | None = None
     digest: str | None = None
     sandbox: str | None = None
     ready_cpu_s: float | None = None
@@ -46,12 +48,15 @@ def settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def own_handle(*, port: int | None = None, digest: str | None = None, sandbox: str | None = None) -> Handle:
+def own_handle(
+    *, port: int | None = None, address: str | None = None, digest: str | None = None, sandbox: str | None = None
+) -> Handle:
     spent = os.times()
     return Handle(
         pid=os.getpid(),
         started_at=psutil.Process().create_time(),
         port=port,
+        address=address,
         digest=digest,
         sandbox=sandbox,
         ready_cpu_s=round(spent.user + spent.system, 3),

@@ -111,7 +111,14 @@ class EdgeServer:
 
 
 def listen_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises OSError when the port is in use.
+    """A listening socket; otherwise as `bind_tcp`."""
+    listener = bind_tcp(host, port, shared=shared)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def bind_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that does not listen yet; port 0 takes a free one. Raises OSError when the port is in use.
 
     With `shared` other sockets of this user may listen on the same port, and the kernel deals connections out.
     """
@@ -126,6 +133,5 @@ def listen_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
     except OSError:
         listener.close()
         raise
-    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

@@ -25,8 +25,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What a worker is told at its start: one version, where its bytes lie, and what the router will send.
 
     `file` is relative to `artifact_dir`. `extra_columns_allowed` are columns that may come along and are ignored
-    (`stickyBy`, the label's key). `port` 0 takes a free one; the handle file says which. `batch_rows_max` 1 switches
-    micro-batching off. `hang_s` is how long the worker may be stuck before it ends itself, see `watch`.
+    (`stickyBy`, the label's key). `handle_file` says where it answers, once it does: on a Unix socket, or with `local_port`
+    on a port of the loopback interface. `batch_rows_max` 1 switches micro-batching off. `hang_s` is how long the worker may
+    be stuck before it ends itself, see `watch`.
     """
 
     artifact_dir: str
@@ -45,7 +46,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batch_wait_ms: float = 0.0
     memory_mb: int | None = None
     hang_s: float = 60.0
-    port: int = 0
+    local_port: bool = False
 
 
 class RefusedModelError(Exception):

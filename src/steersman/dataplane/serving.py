@@ -14,16 +14,16 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from steersman.dataplane import examples, protocol, streaming, tensors, tracing
+from steersman.dataplane import examples, protocol, sockets, streaming, tensors, tracing
 from steersman.dataplane.batches import Batch, Model, check_rows, tensor
 from steersman.dataplane.batching import Batcher, Call, Predicted, TimeOverError
 from steersman.dataplane.exchange import Exchange, Refusal
 from steersman.dataplane.handles import own_handle, settle_memory
-from steersman.dataplane.listening import EdgeServer, listen_tcp
+from steersman.dataplane.listening import BACKLOG, EdgeServer, bind_tcp
 from steersman.dataplane.loading import RefusedModelError, WorkerSpec
 from steersman.dataplane.priority import Session
 from steersman.dataplane.protocol import Tensor
@@ -270,14 +270,38 @@ def _number(name: bytes, value: bytes) -> int:
     return number
 
 
-async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session: Session) -> str | None:
-    """Warm up, listen, write the handle to the open descriptor, and serve until SIGTERM.
+Bound = tuple[socket.socket, str]
+"""A socket that does not listen yet, and its address."""
+
+
+class Door(NamedTuple):
+    """Where a worker will answer, and how others learn of it: all made before the walls, which would not let it."""
+
+    listener: socket.socket
+    address: str
+    handle: int
+    """Descriptor of the handle's file."""
+
+    @classmethod
+    def of(cls, spec: WorkerSpec, bound: Bound | None) -> Self:
+        """`bound` is the Unix socket that who walled this process in before has bound. Raises OSError."""
+        path = Path(spec.handle_file)
+        if spec.local_port:
+            listener = bind_tcp("127.0.0.1", 0)
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+        else:
+            listener, address = bound or sockets.bind_beside(path)
+        return cls(listener, address, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+
+
+async def serve(spec: WorkerSpec, model: Model, door: Door, walls: str, session: Session) -> str | None:
+    """Warm up, listen, write the handle, and serve until SIGTERM.
 
     Returns why it stopped by itself, where it did: the memory it was allowed was used up. Raises RefusedModelError.
     """
     worker = Worker(spec, model)
     worker.warm_up()
-    listener: socket.socket = listen_tcp("127.0.0.1", spec.port)
+    door.listener.listen(BACKLOG)
     server = EdgeServer(worker.app)
     stopped_because: list[str] = []
 
@@ -293,10 +317,10 @@ async def serve(spec: WorkerSpec, model: Model, handle: int, walls: str, session
     settle_memory()
     signal.setitimer(signal.ITIMER_REAL, 0)
     session.step_forward(patience_s=FORWARD_S)
-    card = own_handle(port=listener.getsockname()[1], digest=spec.digest, sandbox=walls)
-    os.write(handle, msgspec.json.encode(card))
-    os.close(handle)
+    card = own_handle(address=door.address, digest=spec.digest, sandbox=walls)
+    os.write(door.handle, msgspec.json.encode(card))
+    os.close(door.handle)
     worker.watch.beat()
-    await server.serve(listener)
+    await server.serve(door.listener)
     session.step_back()  # an interpreter with its libraries takes 0.1 s to be taken apart
     return stopped_because[0] if stopped_because else None

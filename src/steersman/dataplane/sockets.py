@@ -1,8 +1,11 @@
-"""Unix sockets between our own processes.
+"""Unix sockets between our own processes, mode 0600: other users of the machine reach none of them.
 
-The control server steers router and committer over sockets in `run/`, mode 0600. That keeps other users out but not a
-worker, which runs as the same user; a worker loads hostile files. So each socket has a key beside it (`<socket>.key`),
-new at every start: a worker's sandbox cannot read it, and a request without it is refused.
+Workers answer routers on one, because a port of the loopback interface would answer everybody on the machine, past the
+router's tokens and its log; and it costs both ends less than TCP (`docs/decisions/0027`).
+
+The control server steers router and committer over others. There the mode is not enough: a worker runs as the same user,
+and it loads hostile files. So each of these has a key beside it (`<socket>.key`), new at every start: a worker's sandbox
+cannot read it, and a request without it is refused.
 
 A state directory may lie deep, and a socket address holds 108 bytes: both ends reach the folder through a descriptor.
 """
@@ -19,6 +22,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 KEY_HEADER = "x-steersman-key"
+
+UNIX = "unix:"
+"""Begins the address of a Unix socket, before its path; any other address is `host:port`."""
 
 
 class SocketUnavailableError(Exception):
@@ -42,10 +48,33 @@ def key_path(path: Path) -> Path:
     return path.with_name(path.name + ".key")
 
 
-def listen_unix(path: Path) -> tuple[socket.socket, bytes]:
-    """Bind `path` afresh (a dead predecessor's socket is removed) and write a new key; returns socket and key."""
+def bind_unix(path: Path) -> socket.socket:
+    """Bind `path` afresh; a dead predecessor's socket is removed. Until it listens, whoever connects is refused."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.setblocking(False)
+    before = os.umask(0o177)
+    try:
+        with _short(path) as address:
+            bound.bind(address)
+    finally:
+        os.umask(before)
+    return bound
+
+
+def bind_beside(handle: Path) -> tuple[socket.socket, str]:
+    """A socket for the process that will write `handle`, and its address. No other process ever has the same address, so
+    that a configuration from before can lead nobody to a successor. What those before left is removed."""
+    for left in handle.parent.glob(f"{handle.stem}.*.sock"):
+        left.unlink(missing_ok=True)
+    path = handle.resolve().with_name(f"{handle.stem}.{secrets.token_hex(4)}.sock")
+    return bind_unix(path), f"{UNIX}{path}"
+
+
+def listen_unix(path: Path) -> tuple[socket.socket, bytes]:
+    """Listen at `path` and write a new key; returns socket and key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     key = secrets.token_hex(32)
     staging = key_path(path).with_suffix(".new")
     staging.unlink(missing_ok=True)
@@ -53,15 +82,8 @@ def listen_unix(path: Path) -> tuple[socket.socket, bytes]:
     with os.fdopen(descriptor, "w") as file:
         file.write(key)
     staging.rename(key_path(path))
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        with _short(path) as address:
-            listener.bind(address)
-    finally:
-        os.umask(before)
+    listener = bind_unix(path)
     listener.listen(64)
-    listener.setblocking(False)
     return listener, key.encode()
 
 
@@ -70,7 +92,10 @@ def key_matches(headers: Mapping[bytes, bytes], key: bytes) -> bool:
 
 
 def connect_unix(path: Path, *, timeout_s: float | None) -> socket.socket:
-    """A connection to the socket at `path`, whatever the length of the path. Raises OSError."""
+    """A connection to the socket at `path`, whatever the length of the path. Raises OSError.
+
+    With a `timeout_s` of 0 it does not block, and where too many wait to be accepted it fails at once.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_s)
     try:
@@ -80,6 +105,13 @@ def connect_unix(path: Path, *, timeout_s: float | None) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def connection_to(address: str, *, timeout_s: float) -> http.client.HTTPConnection:
+    """A client for the process at `address` (`unix:…` or `host:port`), not connected yet."""
+    if address.startswith(UNIX):
+        return _UnixConnection(Path(address.removeprefix(UNIX)), timeout_s)
+    return http.client.HTTPConnection(address, timeout=timeout_s)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -18,11 +18,13 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
 
+from steersman.dataplane import sockets
 from steersman.dataplane.connection import (
     SILENCE_S_MAX,
     Connection,
@@ -95,7 +97,6 @@ class Replica:
     """A worker's address, its idle connections, and what is known of its health."""
 
     def __init__(self, address: str, counts: UpstreamCounts | None = None) -> None:
-        host, _, port = address.rpartition(":")
         self.address = address
         self.in_flight = 0
         self.ejections = 0
@@ -104,7 +105,6 @@ class Replica:
         self.turn = 0
         self.tokens = RETRIES_BANKED_MAX
         self.counts = counts or UpstreamCounts()
-        self._host, self._port = host, int(port)
         self._idle: deque[Connection] = deque()
         self._deadlines = Deadlines()
         self._prober: asyncio.Task[None] | None = None
@@ -170,18 +170,25 @@ class Replica:
         return None
 
     async def _connect(self, timeout_s: float) -> Connection:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._deadlines), self._host, self._port
-                )
+                connection = await self._connected()
         except TimeoutError:
             self.counts.connect_failures += 1
             raise UpstreamError(f"no connection within {timeout_s:g} s", executed=False) from None
         except OSError as error:
             self.counts.connect_failures += 1
             raise UpstreamError(f"connection refused ({error.strerror or error})", executed=False) from None
+        return connection
+
+    async def _connected(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self.address.startswith(sockets.UNIX):
+            connected = sockets.connect_unix(Path(self.address.removeprefix(sockets.UNIX)), timeout_s=0.0)
+            _, connection = await loop.create_unix_connection(lambda: Connection(self._deadlines), sock=connected)
+        else:
+            host, _, port = self.address.rpartition(":")
+            _, connection = await loop.create_connection(lambda: Connection(self._deadlines), host, int(port))
         return connection
 
     # --- health ------------------------------------------------------------------------------------------------------

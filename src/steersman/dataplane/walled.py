@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from steersman.dataplane import priority, sandbox
+from steersman.dataplane import priority, sandbox, sockets
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     environment = Path(sys.executable).parents[1]
     handle = Path(spec["handle_file"])
     handle.touch(0o600)
+    bound = None if spec.get("local_port") else sockets.bind_beside(handle)
     # Not the folder they lie in: a link planted there would lead whoever writes the next specification astray.
     scratch = handle.with_name(sandbox.SCRATCH)
     scratch.mkdir(mode=0o700, exist_ok=True)
@@ -37,7 +38,7 @@ def main() -> None:
 
     from steersman.dataplane import worker
 
-    worker.main(session)
+    worker.main(session, bound)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 It is told everything by a file (`--spec`), reads the version's files once more and compares their digest, walls itself in
 (`sandbox`), loads, warms up with the version's own input example, and only then writes its handle: a handle that can be
-read means ready. It answers the Open Inference Protocol on the loopback address and nothing else. A model that raises
+read means ready. It answers the Open Inference Protocol and nothing else, on a Unix socket of its user. A model that raises
 answers 500 with the error's text and the process stays; one that hangs or outgrows its memory ends the process (`watch`),
 which its target starts again. SIGTERM ends it after what is under way.
 
@@ -20,6 +20,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -44,8 +45,8 @@ FAILED = 1
 OVER_MEMORY = 3
 
 
-def main(session: Session | None = None) -> None:
-    """`session` is given by who walled this process in before."""
+def main(session: Session | None = None, bound: tuple[socket.socket, str] | None = None) -> None:
+    """`session` and `bound` (`sockets.bind_beside`) are given by who walled this process in before."""
     parser = argparse.ArgumentParser(prog="steersman.dataplane.worker", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     document = parser.parse_args().spec.read_bytes()
@@ -60,10 +61,10 @@ def main(session: Session | None = None) -> None:
     environment = sandbox.allowed_environment(os.environ, threads=threads)
     os.environ.clear()
     os.environ.update(environment)
-    _run(document, threads, session)
+    _run(document, threads, session, bound)
 
 
-def _run(document: bytes, threads: int, session: Session) -> None:
+def _run(document: bytes, threads: int, session: Session, bound: tuple[socket.socket, str] | None) -> None:
     _gently(_import_libraries, threads)
     import uvloop
 
@@ -75,8 +76,8 @@ def _run(document: bytes, threads: int, session: Session) -> None:
         spec = msgspec.json.decode(document, type=WorkerSpec)
         root = Path(spec.artifact_dir)
         artifacts.verify(root, spec.digest)
-        # Opened now and written when warm: afterwards the sandbox shows no path outside the version.
-        handle = os.open(spec.handle_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Bound and opened now, used when warm: afterwards the sandbox shows no path outside the version.
+        door = serving.Door.of(spec, bound)
         walls = _wall_in(root, temporary=spec.format in formats.CODE_FORMATS)
         model = _gently(lambda: load(spec), threads)
     except (artifacts.ArtifactError, RefusedModelError, formats.UnknownFormatError, msgspec.DecodeError) as error:
@@ -86,11 +87,11 @@ def _run(document: bytes, threads: int, session: Session) -> None:
     except Exception as error:  # whatever a model's own code raises while it loads
         _leave(FAILED, f"cannot load the model: {type(error).__name__}: {error}")
     try:
-        stopped_because = uvloop.run(serving.serve(spec, model, handle, walls, session))
+        stopped_because = uvloop.run(serving.serve(spec, model, door, walls, session))
     except RefusedModelError as error:
         _leave(REFUSED, f"refused: {error}")
     except OSError as error:
-        _leave(FAILED, f"cannot listen on port {spec.port}: {error}")
+        _leave(FAILED, f"cannot listen on {door.address}: {error}")
     if stopped_because is not None:
         _leave(OVER_MEMORY, f"stopped: {stopped_because}")
 

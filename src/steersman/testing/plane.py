@@ -237,7 +237,8 @@ class Plane:
         self._await(name, lambda: read_handle(handle) is not None)
         card = read_handle(handle)
         assert card is not None
-        return f"127.0.0.1:{card.port}"
+        assert card.address is not None
+        return card.address
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         """Signal a process and wait for it to end; returns its exit code."""

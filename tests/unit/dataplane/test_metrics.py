@@ -109,7 +109,7 @@ def test_what_each_worker_uses_is_in_the_scrape(plane: Plane) -> None:
     [(labels, cpu_s)] = found["steersman_worker_cpu_seconds_total"]
     [(same, memory)] = found["steersman_worker_resident_memory_bytes"]
     address = labels.pop("address")
-    assert address.startswith("127.0.0.1:")
+    assert address.startswith("unix:/")
     wanted = {"process": "worker", "workspace": "ops", "environment": "production", "model": "m", "version": "3"}
     assert (labels, same) == (wanted, {**wanted, "address": address})
     [worker] = [process.pid for name, process in plane.processes.items() if name.startswith("worker")]

@@ -1,15 +1,17 @@
-"""The router's client before workers that stream, stop, die and come back; each worker is a real server on a free port."""
+"""The router's client before workers that stream, stop, die and come back; each is a real server, once on a Unix socket as
+ours are and once on a free port."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
-from steersman.dataplane import connection, upstream
+from steersman.dataplane import connection, sockets, upstream
 from steersman.dataplane.upstream import NoReplicaError, Replica, Upstreams
 
 ASK = b"POST /x HTTP/1.1\r\nHost: worker\r\nContent-Length: 2\r\n\r\nhi"
@@ -25,13 +27,20 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Worker:
     """`serve` gets every connection; the connection closes when it returns."""
 
+    folder: Path | None = None
+    """For its socket; None: it has a port."""
+
     def __init__(self, serve: Serve) -> None:
         self.connections = 0
         self._serve = serve
 
     async def __aenter__(self) -> Worker:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1024)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        if self.folder is not None:
+            bound, self.address = sockets.bind_beside(self.folder / f"worker-{id(self)}.json")
+            self._server = await asyncio.start_unix_server(self._accept, sock=bound, limit=1024)
+        else:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1024)
+            self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -45,6 +54,13 @@ class Worker:
             pass
         finally:
             writer.close()
+
+
+@pytest.fixture(params=["unix", "tcp"], autouse=True)
+def _kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("deep" * 30)  # a socket's address holds 108 bytes
+    folder.mkdir()
+    monkeypatch.setattr(Worker, "folder", folder if request.param == "unix" else None)
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:

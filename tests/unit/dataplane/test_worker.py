@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib
 import math
 import os
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from steersman.dataplane import sockets
 from steersman.dataplane.batches import Batch
 from steersman.dataplane.configuration import Column
 from steersman.dataplane.graphs import Graph
@@ -33,7 +33,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 
 
 def ask(address: str, columns: dict[str, Sequence[Any]], variant: str = "stable") -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(address, timeout=30)
+    connection = sockets.connection_to(address, timeout_s=30)
     body = msgspec.json.encode({"inputs": [tensor(name, values) for name, values in columns.items()]})
     connection.request("POST", "/v2/models/m/infer", body, {"X-Steersman-Variant": variant})
     response = connection.getresponse()

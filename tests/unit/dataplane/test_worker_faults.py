@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from steersman.dataplane import sockets
 from steersman.testing.plane import STUMP, Plane, stump, tensor
 
 WISH: dict[str, Any] = {
@@ -67,7 +68,7 @@ def wishes(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> str:
 def post(
     address: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float = 30
 ) -> tuple[int, Any, http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection(address, timeout=timeout_s)
+    connection = sockets.connection_to(address, timeout_s=timeout_s)
     try:
         connection.request("POST", "/v2/models/m/infer", body, dict(headers or {}))
         response = connection.getresponse()

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from steersman.dataplane import batches
+from steersman.dataplane import batches, sockets
 from steersman.dataplane.batches import Batch
 from steersman.dataplane.configuration import Column
 from steersman.dataplane.graphs import Graph
@@ -125,7 +125,7 @@ def start(plane: Plane, tree: Path, **settings: Any) -> str:
 
 
 def ask(address: str, columns: dict[str, Sequence[Any]], *, mlflow: bool = False) -> Any:
-    connection = http.client.HTTPConnection(address, timeout=60)
+    connection = sockets.connection_to(address, timeout_s=60)
     body = msgspec.json.encode({"inputs": [tensor(name, values) for name, values in columns.items()]})
     connection.request("POST", "/v2/models/m/infer", body, {"X-Steersman-Prediction": "1"} if mlflow else {})
     response = connection.getresponse()
@@ -353,7 +353,7 @@ def teller(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
 
 
 def stream(address: str, body: bytes) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(address, timeout=30)
+    connection = sockets.connection_to(address, timeout_s=30)
     connection.request("POST", "/v2/models/m/generate_stream", body)
     return connection.getresponse()
 

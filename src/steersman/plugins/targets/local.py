@@ -282,8 +282,8 @@ class LocalTarget:
                 "batch_rows_max": replica.batch_rows_max,
                 "batch_wait_ms": replica.batch_wait_ms,
                 "memory_mb": replica.memory_mb,
+                "local_port": replica.local_port,
                 "handle_file": str(self._handle_path(slot)),
-                "port": 0,
             }
         )
 
@@ -302,7 +302,7 @@ class LocalTarget:
     def _announced(self, slot: _Slot) -> Handle | None:
         """What the worker wrote when it was warm, if that was this process with these bytes."""
         card = read_handle(self._handle_path(slot))
-        if card is None or card.pid != slot.pid or card.digest != slot.digest or card.port is None:
+        if card is None or card.pid != slot.pid or card.digest != slot.digest or card.address is None:
             return None
         return card
 
@@ -349,7 +349,7 @@ class LocalTarget:
             environment=slot.environment,
             model=slot.model,
             digest=slot.digest,
-            address=f"127.0.0.1:{card.port}" if card is not None else "",
+            address=(card.address or "") if card is not None else "",
             ready=card is not None and slot.id not in self._stopping,
             pid=handle.pid,
             cpu_s=round(spent.user + spent.system, 3),

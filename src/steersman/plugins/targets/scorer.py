@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from steersman.dataplane import protocol
+from steersman.dataplane import protocol, sockets
 from steersman.dataplane.protocol import EnvelopeError, Tensor
 from steersman.domain.errors import BadRequest, Unavailable
 
@@ -49,8 +49,7 @@ class WorkerScorer:
         another type) or its output is not one number a row, Unavailable when the worker does not answer or fails.
         """
         frame = _read(rows, columns)
-        host, _, port = address.rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=self._timeout_s)
+        connection = sockets.connection_to(address, timeout_s=self._timeout_s)
         scores: list[float] = []
         try:
             for chunk in frame.iter_slices(self._chunk_rows):
@@ -71,8 +70,7 @@ class WorkerScorer:
         frame = _read(rows, columns)
         if frame.height == 0:
             return []
-        host, _, port = address.rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=self._timeout_s)
+        connection = sockets.connection_to(address, timeout_s=self._timeout_s)
         took: list[float] = []
         try:
             for number in range(requests + WARM_UP):
