@@ -476,7 +476,10 @@ class InferenceLog(Protocol):
         ...
 
     def paired(self, scope: Scope, span: Span, asked: Comparison, *, as_of: datetime) -> PairedRows:
-        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`."""
+        """Events of the span that both digests were asked, with the labels that had arrived by `as_of`.
+
+        One that either gave up before its answer is no pair.
+        """
         ...
 
     def split(

@@ -53,7 +53,9 @@ def test_pairs_are_events_both_versions_were_asked_and_a_failure_is_part_of_them
     written.predict(["e2", "e1"], day(0), [0.8, 0.9], digest="b", variant="shadow")
     written.predict(["e3"], day(0), [0.0], digest="b", variant="shadow", status=500)
     written.predict(["e4"], day(0), [0.4])
-    for event_id in ("e1", "e2", "e3", "e4"):
+    written.predict(["e5"], day(0), [0.0], status=499)
+    written.predict(["e5"], day(0), [0.5], digest="b", variant="shadow")
+    for event_id in ("e1", "e2", "e3", "e4", "e5"):
         written.label(event_id, 1.0, day(1))
     written.commit()
     pairs = written.log.paired(SCOPE, Span(day(0), day(1)), Comparison(reference="a", compared="b"), as_of=day(2))

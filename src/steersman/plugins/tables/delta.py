@@ -151,7 +151,7 @@ class DeltaInferenceLog:
             span,
             columns=comparing.COLUMNS,
             with_inputs=asked.needs_inputs,
-            keep=pl.col("digest").is_in([asked.reference, asked.compared]),
+            keep=pl.col("digest").is_in([asked.reference, asked.compared]) & (pl.col("status") != GIVEN_UP),
         )
         labels = self._labels(scope, span, as_of=as_of)
         return comparing.paired_rows(rows, labels, asked)
