@@ -111,12 +111,13 @@ class Inference:
         except asyncio.CancelledError:
             answer.given_up()
             with contextlib.suppress(Refusal):  # nobody would hear of it
-                self._settled(request, answer, started, span)
+                self.settled(request, answer, started, span)
             raise
-        self._settled(request, answer, started, span)
+        self.settled(request, answer, started, span)
         return answer
 
-    def _settled(self, request: Request, answer: PartAnswer, started: float, span: Span | None) -> None:
+    def settled(self, request: Request, answer: PartAnswer, started: float, span: Span | None = None) -> None:
+        """Note how a question that began at `started` (of the loop's clock) ended. Raises as `record`."""
         answer.latency_ms = (monotonic() - started) * 1000
         if span is not None:
             span.end(answer.status, answer.error)

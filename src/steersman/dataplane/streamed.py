@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
+from time import monotonic
 
 import msgspec
 
@@ -101,7 +101,7 @@ class Streamed:
         answer = self._answer
         text = b"".join(self._kept).decode(errors="replace")
         answer.outputs = msgspec.json.encode([Tensor(OUTPUT, "BYTES", [1], [text])])
-        answer.latency_ms = (time.perf_counter() - self._started) * 1000
+        answer.latency_ms = (monotonic() - self._started) * 1000
         if self._kept_bytes > KEPT_BYTES_MAX and answer.error is None:
             answer.error = f"{self._kept_bytes} bytes, of which {KEPT_BYTES_MAX} are kept"
         self._inference.record(self._request, answer)
@@ -115,11 +115,11 @@ async def open_stream(inference: Inference, compiled: CompiledRoute, given: Aske
         [part] = assign(request)
         if not given.envelope.inputs:  # a text has no columns; the log has it as one
             given.logged = protocol.encode_request([Tensor(TEXT_INPUT, "BYTES", [1], [_text(given.body)])])
-        started = time.perf_counter()
+        started = monotonic()
         answer = PartAnswer(part)
         stream: Stream | None = None
         try:
-            left_s = request.deadline_at - asyncio.get_running_loop().time()
+            left_s = request.deadline_at - started
             stream = await upstream.stream(
                 part.arm.replicas,
                 request.to_worker(part, left_s, None, head=part.arm.stream_head),
@@ -135,12 +135,10 @@ async def open_stream(inference: Inference, compiled: CompiledRoute, given: Aske
             answer.unanswered(error)
         except asyncio.CancelledError:
             answer.given_up()
-            answer.latency_ms = (time.perf_counter() - started) * 1000
             with contextlib.suppress(Refusal):  # nobody would hear of it
-                inference.record(request, answer)
+                inference.settled(request, answer, started)
             raise
-        answer.latency_ms = (time.perf_counter() - started) * 1000
-        inference.record(request, answer)
+        inference.settled(request, answer, started)
         raise answer.refusal()
     except EnvelopeError as error:
         compiled.in_flight -= 1
